@@ -1,0 +1,85 @@
+//! Every bound of the system, each with its unit and its reason.
+//!
+//! What happens at a bound is always the same: the newest is shed, it is counted, and it gets an
+//! answer where an answer is cheap. Bounds that an operator sets are in the configuration; their
+//! defaults refer to this table.
+
+use crate::time::Duration;
+
+/// Datagrams per batch, in and out: where the cost of a system call is shared enough that more
+/// slots no longer show.
+pub const BATCH_DATAGRAMS: usize = 64;
+
+/// Octets of a name in wire form, root included (RFC 1035 section 2.3.4).
+pub const NAME_OCTETS: usize = 255;
+/// Octets of a question: a name, a type and a class.
+pub const QUESTION_OCTETS: usize = NAME_OCTETS + 4;
+/// Octets of a query that we send: header, question and an OPT without options.
+pub const QUERY_OCTETS: usize = 12 + QUESTION_OCTETS + 11;
+/// Octets of a message on a stream: what two octets of length can say (RFC 1035 section 4.2.2).
+pub const MESSAGE_OCTETS: usize = 65_535;
+/// Octets of a UDP answer to a client that sent no EDNS (RFC 1035 section 4.2.1).
+pub const UDP_PLAIN_OCTETS: usize = 512;
+/// Octets received from a client's datagram: queries are small, options included.
+pub const CLIENT_DATAGRAM_OCTETS: usize = 4_096;
+/// Octets received from an upstream's datagram: some send more than was advertised.
+pub const UPSTREAM_DATAGRAM_OCTETS: usize = 4_096;
+/// Records of an answer that is cached: keeps the table of TTL offsets short.
+pub const CACHED_RECORDS: usize = 1_024;
+
+/// Questions being asked upstream, per worker. At 2 KiB each, 32 MiB.
+pub const FETCHES: usize = 16_384;
+/// Clients' queries waiting for one fetch. More identical ones are a flood, not a stampede.
+pub const WAITERS_PER_FETCH: usize = 1_024;
+/// Clients' queries waiting for fetches, per worker.
+pub const WAITERS: usize = 65_536;
+/// Upstream queries and late answers that wait to be sent as datagrams, per worker.
+pub const OUTBOX_DATAGRAMS: usize = 65_536;
+/// Events that wait to be taken by the adapter.
+pub const EVENTS: usize = 1_024;
+/// Events of one kind per worker and second; more are counted and reported as a number.
+pub const EVENTS_PER_KIND_AND_SECOND: u32 = 5;
+
+/// UDP sockets kept towards one upstream, per worker: the choice among them multiplies what an
+/// off-path spoofer has to guess (RFC 5452 section 9.2).
+pub const SOCKETS_PER_UPSTREAM: usize = 32;
+/// Queries sent from one UDP socket before its port is given up.
+pub const QUERIES_PER_SOCKET: u32 = 1_000;
+/// Age at which a UDP socket takes no new queries.
+pub const SOCKET_AGE: Duration = Duration::from_secs(10);
+/// UDP sockets towards upstreams, per worker, retired ones that still wait for replies included.
+pub const SOCKETS: usize = 4_096;
+/// Queries in flight to one upstream, per worker.
+pub const IN_FLIGHT_PER_UPSTREAM: usize = 8_192;
+/// Wait before the first retransmission of a UDP query; doubled for each further one.
+pub const RETRANSMIT_AFTER: Duration = Duration::from_millis(400);
+/// Replies that match no query before a UDP socket is given up: a spoofer has found its port.
+pub const MISMATCHES_PER_SOCKET: u32 = 1_000;
+
+/// Stream connections to one upstream, per worker.
+pub const CONNS_PER_UPSTREAM: usize = 4;
+/// Queries in flight on one stream connection to an upstream before another one is opened.
+pub const PIPELINE_PER_CONN: usize = 128;
+/// Idle time after which a stream connection to an upstream is closed by us (RFC 7766 section 6.2.3).
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(10);
+/// Wait after a failed connect before the next one; doubled up to the maximum.
+pub const RECONNECT_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait between connects.
+pub const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Octets not yet sent on one connection to an upstream.
+pub const UPSTREAM_UNSENT_OCTETS: usize = 262_144;
+
+/// Stream connections of all workers of a process together have a configured bound; this is the
+/// size of one worker's table for them, both directions.
+pub const CONNS: usize = 65_536;
+/// Queries in flight on one client's connection before we stop reading from it.
+pub const CLIENT_PIPELINE: usize = 256;
+/// Octets of unsent answers on one client's connection before we stop reading from it.
+pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
+
+/// Entries at which the cache is split into shards, and how many shards there are then.
+pub const SHARDED_FROM_ENTRIES: usize = 1_024;
+/// Shards of a large cache.
+pub const CACHE_SHARDS: usize = 64;
+/// The longest SERVFAIL is kept: RFC 9520 section 3.2 allows up to five minutes, at least one second.
+pub const SERVFAIL_TTL_SECONDS_MAX: u32 = 300;
