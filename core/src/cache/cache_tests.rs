@@ -1,0 +1,264 @@
+//! Tests of [`super`]: order of eviction and accounts against a model, expiry, poisoned locks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::TtlBounds;
+use crate::hash::KeyedState;
+use crate::time::Duration;
+use crate::wire::testing::{ANSWER, AT_QUESTION, Draft, wire};
+use crate::wire::{Flags, RecordClass, RecordType, ResponseView};
+
+fn at(seconds: u64) -> Instant {
+    Instant::ZERO + Duration::from_secs(seconds)
+}
+
+fn key(number: usize) -> Key {
+    let hash = KeyedState::new((3, 4));
+    let name = wire(&format!("n{number}.example"));
+    Key::new(
+        &hash,
+        &name,
+        RecordType::TXT,
+        RecordClass::IN,
+        false,
+        false,
+        None,
+    )
+}
+
+/// An answer of a minute whose one record has this RDATA, packed at zero.
+fn answer(rdata: &[u8]) -> Vec<u8> {
+    let message = Draft::new(0, Flags::QR)
+        .question("n.example", RecordType::TXT)
+        .record(ANSWER, AT_QUESTION, RecordType::TXT, 60, rdata)
+        .0;
+    let bounds = TtlBounds {
+        min_seconds: 0,
+        max_seconds: 3_600,
+        negative_max_seconds: 3_600,
+        servfail_seconds: 0,
+    };
+    let mut out = Vec::new();
+    let view = ResponseView::parse(&message).unwrap();
+    let cacheable = pack(&view, &bounds, at(0), &mut out).unwrap();
+    assert_eq!(cacheable, Cacheable::For(Duration::from_secs(60)));
+    out
+}
+
+fn found(cache: &Cache, key: &Key) -> Option<Vec<u8>> {
+    cache.lookup(key, at(0), |packed| packed.bytes().to_vec())
+}
+
+fn entry_octets(key: &Key, packed: &[u8]) -> usize {
+    key.as_bytes().len() + packed.len()
+}
+
+#[test]
+fn what_was_put_is_found_until_it_expires() {
+    let cache = Cache::new(10, 10_000);
+    let (one, packed) = (key(1), answer(b"x"));
+    assert_eq!(found(&cache, &one), None);
+    cache.insert(&one, &packed);
+    assert_eq!(found(&cache, &one), Some(packed.clone()));
+    assert_eq!(found(&cache, &key(2)), None);
+
+    let last = Instant::from_nanos(at(60).as_nanos() - 1);
+    assert_eq!(cache.lookup(&one, last, |_| ()), Some(()));
+    assert_eq!(
+        cache.lookup(&one, at(60), |_| ()),
+        None,
+        "expired is a miss"
+    );
+    assert_eq!(cache.len(), 1, "but stays");
+    assert!(cache.remove(&one));
+    assert!(!cache.remove(&one));
+    assert_eq!((cache.len(), cache.bytes()), (0, 0));
+}
+
+#[test]
+fn a_new_answer_takes_the_place_of_the_old_one() {
+    let cache = Cache::new(10, 10_000);
+    let one = key(1);
+    for packed in [answer(b"first"), answer(b"second, longer"), answer(b"3")] {
+        cache.insert(&one, &packed);
+        assert_eq!(found(&cache, &one), Some(packed.clone()));
+        assert_eq!(
+            (cache.len(), cache.bytes()),
+            (1, entry_octets(&one, &packed))
+        );
+    }
+    assert_eq!(cache.evictions(), 0);
+}
+
+#[test]
+fn what_is_too_big_is_not_put_and_leaves_nothing_outdated() {
+    let one = key(1);
+    let (small, big) = (answer(b"x"), answer(&[0; 100]));
+    let cache = Cache::new(10, entry_octets(&one, &big) - 1);
+    cache.insert(&one, &small);
+    cache.insert(&one, &big);
+    assert_eq!(found(&cache, &one), None);
+    assert_eq!((cache.len(), cache.bytes(), cache.evictions()), (0, 0, 0));
+
+    let cache = Cache::new(10, entry_octets(&one, &big));
+    cache.insert(&one, &big);
+    assert_eq!(found(&cache, &one), Some(big), "exactly as big as allowed");
+}
+
+#[test]
+fn a_cache_without_room_holds_nothing() {
+    for cache in [Cache::new(0, 10_000), Cache::new(10, 0), Cache::new(0, 0)] {
+        cache.insert(&key(1), &answer(b"x"));
+        assert!(cache.is_empty());
+        assert_eq!(found(&cache, &key(1)), None);
+    }
+}
+
+#[test]
+fn shares_sum_to_the_whole() {
+    for total in [0, 1, 63, 64, 65, 10_000, usize::MAX] {
+        let all: Vec<_> = shares(total, CACHE_SHARDS).collect();
+        assert_eq!(all.len(), CACHE_SHARDS);
+        assert_eq!(
+            all.iter().copied().reduce(|sum, share| sum + share),
+            Some(total)
+        );
+        assert!(all.iter().max().unwrap() - all.iter().min().unwrap() <= 1);
+    }
+}
+
+#[test]
+fn a_large_cache_uses_all_its_shards_within_its_bounds() {
+    let small = Cache::new(SHARDED_FROM_ENTRIES - 1, 1 << 20);
+    assert_eq!(small.shards.len(), 1);
+    let cache = Cache::new(SHARDED_FROM_ENTRIES, 1 << 20);
+    assert_eq!(cache.shards.len(), CACHE_SHARDS);
+    let packed = answer(b"x");
+    for number in 0..4 * SHARDED_FROM_ENTRIES {
+        cache.insert(&key(number), &packed);
+    }
+    // So many keys fill each shard to its share.
+    assert_eq!(cache.len(), SHARDED_FROM_ENTRIES);
+    assert_eq!(cache.capacity(), SHARDED_FROM_ENTRIES);
+    assert_eq!(cache.recount(), (cache.len(), cache.bytes()));
+    assert_eq!(cache.evictions(), 3 * SHARDED_FROM_ENTRIES as u64);
+    cache.clear();
+    assert_eq!(
+        (cache.recount(), cache.len(), cache.bytes()),
+        ((0, 0), 0, 0)
+    );
+}
+
+#[test]
+fn a_shard_left_by_a_panic_is_emptied_and_used_again() {
+    let cache = Cache::new(10, 10_000);
+    let (one, packed) = (key(1), answer(b"x"));
+    cache.insert(&one, &packed);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        cache.lookup(&one, at(0), |_| panic!("while the shard is locked"))
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(found(&cache, &one), None);
+    assert_eq!(
+        (cache.len(), cache.bytes(), cache.recount()),
+        (0, 0, (0, 0))
+    );
+    cache.insert(&one, &packed);
+    assert_eq!(found(&cache, &one), Some(packed));
+}
+
+/// The plainest cache: a list, most recently used first.
+struct Model {
+    entries: Vec<(usize, usize)>,
+    capacity: usize,
+    max_bytes: usize,
+    evictions: u64,
+}
+
+impl Model {
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(|(_, octets)| octets).sum()
+    }
+
+    fn touch(&mut self, number: usize) -> bool {
+        let Some(at) = self.entries.iter().position(|(known, _)| *known == number) else {
+            return false;
+        };
+        let entry = self.entries.remove(at);
+        self.entries.insert(0, entry);
+        true
+    }
+
+    fn insert(&mut self, number: usize, octets: usize) {
+        self.entries.retain(|(known, _)| *known != number);
+        if octets > self.max_bytes {
+            return;
+        }
+        self.entries.insert(0, (number, octets));
+        while self.entries.len() > self.capacity || self.bytes() > self.max_bytes {
+            self.entries.pop();
+            self.evictions += 1;
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert(usize, usize),
+    Lookup(usize),
+    Remove(usize),
+    Clear,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0_usize..8, 0_usize..120).prop_map(|(number, size)| Step::Insert(number, size)),
+        8 => (0_usize..8).prop_map(Step::Lookup),
+        2 => (0_usize..8).prop_map(Step::Remove),
+        1 => Just(Step::Clear),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn order_and_accounts_are_those_of_the_model(
+        capacity in 1_usize..6,
+        max_bytes in 100_usize..600,
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let cache = Cache::new(capacity, max_bytes);
+        let mut model = Model { entries: Vec::new(), capacity, max_bytes, evictions: 0 };
+        for step in steps {
+            match step {
+                Step::Insert(number, size) => {
+                    let packed = answer(&vec![0; size]);
+                    cache.insert(&key(number), &packed);
+                    model.insert(number, entry_octets(&key(number), &packed));
+                }
+                Step::Lookup(number) => {
+                    prop_assert_eq!(found(&cache, &key(number)).is_some(), model.touch(number));
+                }
+                Step::Remove(number) => {
+                    let known = model.touch(number);
+                    model.entries.retain(|(other, _)| *other != number);
+                    prop_assert_eq!(cache.remove(&key(number)), known);
+                }
+                Step::Clear => {
+                    cache.clear();
+                    model.entries.clear();
+                }
+            }
+            prop_assert_eq!(cache.len(), model.entries.len());
+            prop_assert_eq!(cache.bytes(), model.bytes());
+            prop_assert_eq!(cache.recount(), (model.entries.len(), model.bytes()));
+            prop_assert_eq!(cache.evictions(), model.evictions);
+        }
+        // What is left is the same, oldest first: looking does not disturb what is asked later.
+        for (number, _) in model.entries.iter().rev() {
+            prop_assert!(found(&cache, &key(*number)).is_some());
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! DNS messages as octets: borrowed views of what comes in, writers of what goes out.
+//!
+//! Owns the wire format (RFC 1035 section 4, RFC 6891, RFC 8914) on the hot path: nothing here
+//! allocates except [`Name`] and text. Policy is not decided here: which types, classes and
+//! clients are served is the engine's business. Whatever is off the hot path may use
+//! hickory-proto instead.
+//!
+//! Arithmetic and indexing on what strangers send is checked by construction: two lints forbid
+//! the unchecked forms in this module.
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+mod codes;
+mod edns;
+mod header;
+mod local;
+mod name;
+mod octets;
+mod query;
+mod record;
+mod reply;
+mod response;
+mod upstream_query;
+
+pub use codes::{ExtendedError, Rcode, RecordClass, RecordType};
+pub use edns::ClientEdns;
+pub use header::{Flags, HEADER_OCTETS};
+pub use local::{LocalData, LocalRecord, Owner, local_soa, write_local};
+pub use name::{DisplayName, Name, NameError, suffixes};
+pub use query::{Asker, QueryView, Rejected};
+pub use reply::{ReplySettings, write_answer, write_rcode};
+pub use response::{MalformedResponse, ResponseKind, ResponseView};
+pub use upstream_query::{UPSTREAM_OPT_OCTETS, UpstreamEdns, write_query};
+
+pub(crate) use octets::Reader;
+pub(crate) use record::{Record, read_record};
+
+#[cfg(test)]
+pub(crate) mod testing;
