@@ -1,0 +1,77 @@
+//! A stream connection to an upstream: pipelined queries under their ids (RFC 7766 section 6.2.1.1).
+//!
+//! Queries may be written to it before it is established; deadlines belong to the queries, never to
+//! the connection, so that new queries cannot keep a dead one alive.
+
+use bytes::BytesMut;
+
+use super::framing::Reassembly;
+use crate::engine::FetchHandle;
+use crate::limits::{PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS};
+use crate::time::Instant;
+use crate::timers::TimerId;
+use crate::upstream::IdTable;
+
+/// Given-up ids at which a connection takes no new queries.
+const GIVEN_UP_IDS_MAX: usize = 1_024;
+
+/// A stream connection to an upstream.
+#[derive(Debug)]
+pub(crate) struct UpstreamConn {
+    /// The upstream it leads to.
+    pub(crate) upstream: usize,
+    /// How far it has come.
+    pub(crate) stage: Stage,
+    /// Fires when the wait before connecting is over, or when it has been idle.
+    pub(crate) timer: TimerId,
+    /// Ids in flight.
+    pub(crate) ids: IdTable<FetchHandle>,
+    /// Queries not yet handed to the adapter.
+    pub(crate) out: BytesMut,
+    /// Whether the connection is in the list of those with queries to hand over.
+    pub(crate) dirty: bool,
+    /// Octets handed to the adapter and not sent yet.
+    pub(crate) handed: usize,
+    /// Octets that do not yet make a message.
+    pub(crate) reading: Reassembly,
+    /// When the other side last sent something.
+    pub(crate) heard_at: Option<Instant>,
+    /// Takes no new queries: closed as soon as the last one has ended.
+    pub(crate) retired: bool,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Waits until it may be connected.
+    Waiting,
+    /// Being connected.
+    Connecting,
+    /// Established.
+    Open,
+}
+
+impl UpstreamConn {
+    pub(crate) fn new(upstream: usize, stage: Stage, timer: TimerId) -> Self {
+        Self {
+            upstream,
+            stage,
+            timer,
+            ids: IdTable::default(),
+            out: BytesMut::new(),
+            dirty: false,
+            handed: 0,
+            reading: Reassembly::default(),
+            heard_at: None,
+            retired: false,
+        }
+    }
+
+    /// Whether another query may be written to it.
+    pub(crate) fn takes_queries(&self) -> bool {
+        !self.retired
+            && self.ids.live() < PIPELINE_PER_CONN
+            && self.ids.used() - self.ids.live() < GIVEN_UP_IDS_MAX
+            && self.out.len() + self.handed < UPSTREAM_UNSENT_OCTETS
+    }
+}

@@ -1,0 +1,86 @@
+//! Why a query ended as it did: one list that feeds the log line, the metric and the extended error.
+
+use crate::wire::ExtendedError;
+
+/// Why a query ended as it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// An upstream answered.
+    Forwarded,
+    /// The cache had it.
+    Cached,
+    /// The cache had a failure (RFC 9520).
+    CachedFailure,
+    /// The blacklist names it.
+    Blocked,
+    /// The hosts file has it.
+    Hosts,
+    /// The client is not in the ACL.
+    NotAllowed,
+    /// The message could not be understood.
+    Malformed,
+    /// Another opcode than QUERY, or a type or class that no forwarder can serve.
+    NotSupported,
+    /// An EDNS version that nobody defined yet (RFC 6891 section 6.1.3).
+    BadVersion,
+    /// Nothing is fetched for a query without RD.
+    RecursionNotDesired,
+    /// The chain ended without an answer, or no upstream serves the name.
+    NoRoute,
+    /// Every candidate answered an rcode that means "ask another".
+    UpstreamsRefused,
+    /// Every candidate failed on the network.
+    UpstreamsUnreachable,
+    /// Nothing came in time.
+    TimedOut,
+    /// A bound was reached.
+    Overload,
+    /// The process stops.
+    Stopping,
+}
+
+impl Reason {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Cached => "cached",
+            Self::CachedFailure => "cached_failure",
+            Self::Blocked => "blocked",
+            Self::Hosts => "hosts",
+            Self::NotAllowed => "not_allowed",
+            Self::Malformed => "malformed",
+            Self::NotSupported => "not_supported",
+            Self::BadVersion => "bad_version",
+            Self::RecursionNotDesired => "recursion_not_desired",
+            Self::NoRoute => "no_route",
+            Self::UpstreamsRefused => "upstreams_refused",
+            Self::UpstreamsUnreachable => "upstreams_unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Overload => "overload",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// The extended error told to clients that speak EDNS (RFC 8914), if there is something to tell.
+    #[must_use]
+    pub const fn extended_error(self) -> Option<ExtendedError> {
+        match self {
+            Self::Forwarded | Self::Cached | Self::Hosts | Self::Malformed | Self::BadVersion => {
+                None
+            }
+            Self::CachedFailure => Some(ExtendedError::CACHED_ERROR),
+            Self::Blocked => Some(ExtendedError::BLOCKED),
+            Self::NotAllowed => Some(ExtendedError::PROHIBITED),
+            Self::NotSupported => Some(ExtendedError::NOT_SUPPORTED),
+            Self::RecursionNotDesired => Some(ExtendedError::NOT_AUTHORITATIVE),
+            Self::NoRoute | Self::TimedOut => Some(ExtendedError::NO_REACHABLE_AUTHORITY),
+            Self::UpstreamsRefused | Self::UpstreamsUnreachable => {
+                Some(ExtendedError::NETWORK_ERROR)
+            }
+            Self::Overload => Some(ExtendedError::OTHER),
+            Self::Stopping => Some(ExtendedError::NOT_READY),
+        }
+    }
+}

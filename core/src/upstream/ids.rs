@@ -1,0 +1,164 @@
+//! Message ids on one socket or connection: random, unique among those in flight, and not used
+//! again right after a timeout, when a late reply could still come (RFC 5452 section 9.1).
+//!
+//! Few ids live on one socket at a time, so a scan over a short array beats a hash table.
+
+use crate::rng::Stream;
+
+/// Ids in use, each with its owner; an id whose owner gave up stays used.
+#[derive(Debug)]
+pub(crate) struct IdTable<T> {
+    ids: Vec<u16>,
+    owners: Vec<Option<T>>,
+    live: usize,
+}
+
+/// What an id stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner<T> {
+    /// A query in flight.
+    Live(T),
+    /// A query that was given up: this reply is late.
+    GaveUp,
+    /// Nothing that we sent.
+    Unknown,
+}
+
+impl<T> Default for IdTable<T> {
+    fn default() -> Self {
+        Self {
+            ids: Vec::new(),
+            owners: Vec::new(),
+            live: 0,
+        }
+    }
+}
+
+impl<T: Copy> IdTable<T> {
+    /// Ids that the table holds at most: half of all, so that a random draw soon finds a free one.
+    const LIMIT: usize = 1 << 15;
+
+    /// A new random id for `owner`; `None` when too many are in use.
+    pub(crate) fn allocate(&mut self, owner: T, random: &mut Stream) -> Option<u16> {
+        if self.ids.len() >= Self::LIMIT {
+            return None;
+        }
+        let mut id = random.id();
+        while self.ids.contains(&id) {
+            id = random.id();
+        }
+        self.ids.push(id);
+        self.owners.push(Some(owner));
+        self.live += 1;
+        Some(id)
+    }
+
+    /// Who an id belongs to.
+    pub(crate) fn owner(&self, id: u16) -> Owner<T> {
+        match self.ids.iter().position(|used| *used == id) {
+            None => Owner::Unknown,
+            Some(at) => self.owners[at].map_or(Owner::GaveUp, Owner::Live),
+        }
+    }
+
+    /// Frees an id: its reply came.
+    pub(crate) fn release(&mut self, id: u16) {
+        if let Some(at) = self.ids.iter().position(|used| *used == id) {
+            self.ids.swap_remove(at);
+            if self.owners.swap_remove(at).is_some() {
+                self.live -= 1;
+            }
+        }
+    }
+
+    /// Keeps an id out of use although its owner waits no longer.
+    pub(crate) fn give_up(&mut self, id: u16) {
+        if let Some(at) = self.ids.iter().position(|used| *used == id)
+            && self.owners[at].take().is_some()
+        {
+            self.live -= 1;
+        }
+    }
+
+    /// Queries in flight.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Ids out of use, those of queries in flight included.
+    pub(crate) fn used(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The owners of all queries in flight, oldest first as long as nothing was released.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = T> {
+        self.owners.iter().filter_map(|owner| *owner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_given_up_id_is_late_not_unknown_and_not_reused() {
+        let mut table = IdTable::default();
+        let mut random = Stream::new([0; 32], 1);
+        let id = table.allocate('a', &mut random).expect("room");
+        table.give_up(id);
+        assert_eq!(table.owner(id), Owner::GaveUp);
+        assert_eq!((table.live(), table.used()), (0, 1));
+        let others: Vec<u16> = (0..30_000)
+            .map(|_| table.allocate('b', &mut random).expect("room"))
+            .collect();
+        assert!(!others.contains(&id));
+        table.release(others[7]);
+        assert_eq!(table.owner(others[7]), Owner::Unknown);
+    }
+
+    #[test]
+    fn a_full_table_says_so_instead_of_searching_for_ever() {
+        let mut table = IdTable::default();
+        let mut random = Stream::new([0; 32], 1);
+        for _ in 0..IdTable::<()>::LIMIT {
+            table.allocate((), &mut random).expect("room");
+        }
+        assert_eq!(table.allocate((), &mut random), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Against a map from id to owner.
+        #[test]
+        fn keeps_owners_like_a_map(steps in prop::collection::vec((0..3u8, any::<prop::sample::Index>()), 1..300)) {
+            let mut table = IdTable::default();
+            let mut random = Stream::new([3; 32], 1);
+            let mut model: Vec<(u16, Option<usize>)> = Vec::new();
+            for (number, (step, index)) in steps.into_iter().enumerate() {
+                match step {
+                    0 => {
+                        let id = table.allocate(number, &mut random).expect("room");
+                        prop_assert!(model.iter().all(|(used, _)| *used != id));
+                        model.push((id, Some(number)));
+                    }
+                    1 if !model.is_empty() => {
+                        let at = index.index(model.len());
+                        table.release(model.remove(at).0);
+                    }
+                    2 if !model.is_empty() => {
+                        let at = index.index(model.len());
+                        table.give_up(model[at].0);
+                        model[at].1 = None;
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.live(), model.iter().filter(|(_, owner)| owner.is_some()).count());
+                for (id, owner) in &model {
+                    prop_assert_eq!(table.owner(*id), owner.map_or(Owner::GaveUp, Owner::Live));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Which upstreams may be asked for a name: the candidates of the longest matching zone first.
+//!
+//! A zone matches by whole labels: `ru.` is not the parent of `guru.`. All candidate lists are
+//! made when the configuration is read, so that a look-up costs one hash per label and allocates
+//! nothing.
+
+use crate::hash::Map;
+use crate::wire::{Name, suffixes};
+
+/// The zones of all upstreams and who serves them.
+#[derive(Debug, Clone, Default)]
+pub struct Routes {
+    /// For each zone, in wire form, the candidates for a name that this zone is the longest match
+    /// of.
+    candidates: Map<Box<[u8]>, Box<[usize]>>,
+    /// The distinct zones in their own order, for display.
+    zones: Vec<Name>,
+}
+
+impl Routes {
+    /// The routes to upstreams with these zones; an upstream is known by its place in the list. One
+    /// without zones serves everything, that is the root zone.
+    #[must_use]
+    pub fn new(zones_per_upstream: &[Vec<Name>]) -> Self {
+        let mut servers: Map<Name, Vec<usize>> = Map::default();
+        for (upstream, zones) in zones_per_upstream.iter().enumerate() {
+            let root = [Name::root()];
+            let zones = if zones.is_empty() {
+                &root
+            } else {
+                zones.as_slice()
+            };
+            for zone in zones {
+                servers.entry(zone.clone()).or_default().push(upstream);
+            }
+        }
+        let mut zones: Vec<Name> = servers.keys().cloned().collect();
+        zones.sort_unstable();
+        let by_wire: Map<&[u8], &[usize]> = servers
+            .iter()
+            .map(|(zone, list)| (zone.as_wire(), list.as_slice()))
+            .collect();
+        let candidates = zones
+            .iter()
+            .map(|zone| (zone.as_wire().into(), candidates_of(zone, &by_wire)))
+            .collect();
+        Self { candidates, zones }
+    }
+
+    /// The upstreams to ask for a lower-cased wire name, in order: those of the longest matching
+    /// zone as configured, then those of less specific ones, each once. Empty if no zone matches.
+    #[must_use]
+    pub fn candidates(&self, lower_name: &[u8]) -> &[usize] {
+        suffixes(lower_name)
+            .find_map(|suffix| self.candidates.get(suffix))
+            .map_or(&[], |list| list)
+    }
+
+    /// Every distinct zone with its candidates.
+    pub fn zones(&self) -> impl Iterator<Item = (&Name, &[usize])> {
+        self.zones
+            .iter()
+            .map(|zone| (zone, self.candidates(zone.as_wire())))
+    }
+}
+
+/// The upstreams of a zone, then those of the zones above it, each once.
+fn candidates_of(zone: &Name, servers: &Map<&[u8], &[usize]>) -> Box<[usize]> {
+    let mut order = Vec::new();
+    for suffix in suffixes(zone.as_wire()) {
+        for upstream in servers.get(suffix).copied().unwrap_or_default() {
+            if !order.contains(upstream) {
+                order.push(*upstream);
+            }
+        }
+    }
+    order.into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn routes(upstreams: &[&[&str]]) -> Routes {
+        let zones: Vec<Vec<Name>> = upstreams
+            .iter()
+            .map(|zones| {
+                zones
+                    .iter()
+                    .map(|zone| Name::parse(zone).unwrap())
+                    .collect()
+            })
+            .collect();
+        Routes::new(&zones)
+    }
+
+    fn candidates<'a>(routes: &'a Routes, name: &str) -> &'a [usize] {
+        routes.candidates(Name::parse(name).unwrap().as_wire())
+    }
+
+    #[test]
+    fn the_longest_zone_comes_first_and_the_others_after_it() {
+        let routes = routes(&[
+            &[],
+            &["corp.example"],
+            &["example", "test"],
+            &["corp.example"],
+        ]);
+        assert_eq!(candidates(&routes, "a.corp.example"), [1, 3, 2, 0]);
+        assert_eq!(candidates(&routes, "corp.example"), [1, 3, 2, 0]);
+        assert_eq!(candidates(&routes, "example"), [2, 0]);
+        assert_eq!(candidates(&routes, "x.test"), [2, 0]);
+        assert_eq!(candidates(&routes, "other"), [0]);
+        assert_eq!(candidates(&routes, "."), [0]);
+    }
+
+    #[test]
+    fn zones_match_whole_labels() {
+        let routes = routes(&[&["ru"]]);
+        assert_eq!(candidates(&routes, "a.ru"), [0]);
+        assert!(candidates(&routes, "guru").is_empty());
+        assert!(candidates(&routes, "a.guru").is_empty());
+        assert!(candidates(&routes, ".").is_empty());
+    }
+
+    #[test]
+    fn an_upstream_of_several_matching_zones_is_asked_once() {
+        let routes = routes(&[&[".", "example", "a.example", "Example."]]);
+        assert_eq!(candidates(&routes, "b.a.example"), [0]);
+    }
+
+    #[test]
+    fn zones_are_listed_once_each() {
+        let routes = routes(&[&[], &["example"], &["EXAMPLE"]]);
+        let listed: Vec<_> = routes
+            .zones()
+            .map(|(zone, list)| (zone.to_string(), list.to_vec()))
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                (".".to_owned(), vec![0]),
+                ("example.".to_owned(), vec![1, 2, 0])
+            ]
+        );
+        assert!(candidates(&Routes::default(), "example").is_empty());
+    }
+
+    /// The same by comparing texts and sorting; zones and names end with a dot.
+    fn naive(upstreams: &[Vec<String>], name: &str) -> Vec<usize> {
+        let matched_labels = |zone: &String| match zone.as_str() {
+            "." => Some(0),
+            zone => (name == zone || name.ends_with(&format!(".{zone}")))
+                .then(|| zone.matches('.').count()),
+        };
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        for (upstream, zones) in upstreams.iter().enumerate() {
+            let longest = match zones.as_slice() {
+                [] => Some(0),
+                zones => zones.iter().filter_map(matched_labels).max(),
+            };
+            found.extend(longest.map(|labels| (labels, upstream)));
+        }
+        found.sort_by_key(|(labels, upstream)| (std::cmp::Reverse(*labels), *upstream));
+        found.into_iter().map(|(_, upstream)| upstream).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_comparing_texts(
+            upstreams in prop::collection::vec(
+                prop::collection::vec(prop_oneof![
+                    Just(".".to_owned()),
+                    "([ab]{1,2}\\.){1,3}",
+                ], 0..4),
+                0..6,
+            ),
+            name in "([ab]{1,2}\\.){1,4}",
+        ) {
+            let zones: Vec<Vec<Name>> = upstreams
+                .iter()
+                .map(|zones| zones.iter().map(|zone| Name::parse(zone).unwrap()).collect())
+                .collect();
+            let routes = Routes::new(&zones);
+            let expected = naive(&upstreams, &name);
+            prop_assert_eq!(candidates(&routes, &name), expected.as_slice());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a worker knows of one upstream: its sockets, its connections, and when to connect again.
+
+use std::sync::Arc;
+
+use crate::config::UpstreamSettings;
+use crate::handle::{ConnHandle, SocketHandle};
+use crate::limits::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM};
+use crate::metrics::Latency;
+use crate::time::{Duration, Instant};
+
+/// One upstream as one worker sees it.
+#[derive(Debug)]
+pub(crate) struct UpstreamState {
+    /// Its settings. Another generation with the same settings keeps the state.
+    pub(crate) settings: UpstreamSettings,
+    /// Round-trip times.
+    pub(crate) latency: Arc<Latency>,
+    /// No longer in the configuration: takes no new queries.
+    pub(crate) removed: bool,
+    /// Sockets that take queries, by place.
+    pub(crate) sockets: [Option<SocketHandle>; SOCKETS_PER_UPSTREAM],
+    /// Sockets that only wait for replies.
+    pub(crate) retired_sockets: usize,
+    /// Stream connections.
+    pub(crate) conns: Vec<ConnHandle>,
+    /// Attempts in flight.
+    pub(crate) in_flight: usize,
+    /// When the next connect may be.
+    pub(crate) backoff: Backoff,
+}
+
+impl UpstreamState {
+    pub(crate) fn new(settings: UpstreamSettings, latency: Arc<Latency>) -> Self {
+        Self {
+            settings,
+            latency,
+            removed: false,
+            sockets: [None; SOCKETS_PER_UPSTREAM],
+            retired_sockets: 0,
+            conns: Vec::new(),
+            in_flight: 0,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Whether its place may be given to another upstream.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.removed
+            && self.in_flight == 0
+            && self.retired_sockets == 0
+            && self.conns.is_empty()
+            && self.sockets.iter().all(Option::is_none)
+    }
+}
+
+/// Waits that double from failure to failure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    failures: u32,
+    until: Instant,
+}
+
+impl Backoff {
+    /// The earliest instant for the next try, if that is after `now`.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Instant> {
+        (self.until > now).then_some(self.until)
+    }
+
+    /// A try failed.
+    pub(crate) fn failed(&mut self, now: Instant) {
+        let doublings = self.failures.min(16);
+        let wait: Duration = RECONNECT_BACKOFF.saturating_mul(1 << doublings);
+        self.failures = self.failures.saturating_add(1);
+        self.until = now + wait.min(RECONNECT_BACKOFF_MAX);
+    }
+
+    /// A try succeeded.
+    pub(crate) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_maximum_and_a_success_forgets() {
+        let mut backoff = Backoff::default();
+        let now = Instant::ZERO + Duration::from_secs(1);
+        assert_eq!(backoff.wait(now), None);
+        let waits: Vec<u64> = (0..7)
+            .map(|_| {
+                backoff.failed(now);
+                backoff.wait(now).expect("a wait").since(now).as_millis() as u64
+            })
+            .collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 2000, 2000]);
+        for _ in 0..100 {
+            backoff.failed(now); // no overflow
+        }
+        backoff.succeeded();
+        assert_eq!(backoff.wait(now), None);
+    }
+}
