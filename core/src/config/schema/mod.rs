@@ -1,0 +1,65 @@
+//! The table of the configuration: every key, its default, its rule.
+//!
+//! Keys whose capability is not in this build are known too ([`later`]): their values are checked,
+//! and refused if they would switch the capability on.
+
+mod address;
+mod later;
+mod listen;
+mod plugins;
+mod policy;
+mod settings;
+mod upstreams;
+
+use super::Host;
+use super::error::Report;
+use super::reader::Section;
+use super::snapshot::{Snapshot, Stage};
+use super::value::Value;
+use crate::upstream::Routes;
+
+/// What was read, with defaults where something was wrong.
+pub(super) struct Read {
+    pub(super) snapshot: Snapshot,
+    /// The files that were read.
+    pub(super) files: Vec<String>,
+}
+
+/// Reads the whole table.
+pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str) -> Read {
+    let mut top = Section::top(value, report);
+    let mut files = Vec::new();
+    let listen = listen::read(top.section("listen"), host);
+    let logging = settings::logging(top.section("logging"));
+    let acl = policy::acl(&mut top);
+    let routing = settings::routing(top.section("routing"));
+    let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, host);
+    let blocklist = policy::blacklist(top.section("blacklist"));
+    let hosts = policy::hosts(top.section("hosts"), host, folder, &mut files);
+    let cache = settings::cache(top.section("cache"));
+    let control = settings::control(top.section("control"));
+    plugins::read(top.section("plugins"));
+    later::check(&mut top, later::TOP);
+    top.finish();
+    if hosts.is_some() && !routing.chain.contains(&Stage::Hosts) {
+        report.warning(
+            &super::error::Path::default().key("hosts").key("file"),
+            "has no effect without \"hosts\" in routing.chain".to_owned(),
+        );
+    }
+    let snapshot = Snapshot {
+        generation: 1,
+        listen,
+        logging,
+        acl,
+        chain: routing.chain,
+        blocklist: blocklist.into(),
+        hosts: hosts.map(Into::into),
+        upstreams: upstreams.settings,
+        routes: Routes::new(&upstreams.zones),
+        routing: routing.settings,
+        cache,
+        control,
+    };
+    Read { snapshot, files }
+}

@@ -1,0 +1,212 @@
+//! The validated configuration: immutable, shared by all workers, swapped as a whole.
+//!
+//! Everything here was checked when it was built; nothing that reads it checks again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::engine::{ListenerId, Transport};
+use crate::policy::{Acl, Blocklist, Hosts};
+use crate::time::Duration;
+use crate::upstream::Routes;
+use crate::wire::Rcode;
+
+/// One generation of the configuration.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts up with each reload, from 1.
+    pub generation: u64,
+    /// Listeners and their limits.
+    pub listen: ListenSettings,
+    /// Logging.
+    pub logging: LoggingSettings,
+    /// Who may ask.
+    pub acl: Acl,
+    /// The stages that a question passes, in order.
+    pub chain: Vec<Stage>,
+    /// Names that are not answered.
+    pub blocklist: Arc<Blocklist>,
+    /// Names answered from the hosts file, if there is one.
+    pub hosts: Option<Arc<Hosts>>,
+    /// Where to forward, in the order of the configuration.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// Which upstreams serve which zone: indices into `upstreams`.
+    pub routes: Routes,
+    /// How forwarding goes about it.
+    pub routing: RoutingSettings,
+    /// The cache.
+    pub cache: CacheSettings,
+    /// Restarts and stopping.
+    pub control: ControlSettings,
+}
+
+/// A stage of the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Blocked names are answered here.
+    Blacklist,
+    /// Names of the hosts file are answered here.
+    Hosts,
+    /// Cached answers are given here.
+    Cache,
+    /// Plugins decide here.
+    Policy,
+    /// The question is forwarded; nothing comes after it.
+    Upstream,
+}
+
+/// Listeners and their limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// All DNS sockets; [`ListenerId`] is the place in this list. `:port` is one IPv4 and one
+    /// IPv6-only socket.
+    pub sockets: Vec<ListenSocket>,
+    /// Address of metrics and health, if they are on.
+    pub metrics: Option<SocketAddr>,
+    /// First to last octet of one message on a stream.
+    pub read_timeout: Duration,
+    /// Age of the oldest unsent answer on a stream.
+    pub write_timeout: Duration,
+    /// How long a stream may be idle (RFC 7766 section 6.2.3).
+    pub tcp_idle_timeout: Duration,
+    /// One socket per worker rather than one shared by all.
+    pub reuse_port: bool,
+    /// SO_REUSEADDR on TCP listeners.
+    pub reuse_addr: bool,
+    /// Largest UDP answer sent, and the receive buffer advertised, in octets: 512 to 65535.
+    pub udp_size: u16,
+    /// Worker threads; `None` means one per available core.
+    pub workers: Option<usize>,
+    /// Clients' stream connections, all workers together.
+    pub max_connections: usize,
+    /// Stream connections of one client address, all workers together.
+    pub max_connections_per_client: usize,
+}
+
+impl ListenSettings {
+    /// The socket of a listener.
+    #[must_use]
+    pub fn socket(&self, id: ListenerId) -> Option<&ListenSocket> {
+        self.sockets.get(usize::from(id.0))
+    }
+}
+
+/// One DNS listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// What is spoken there.
+    pub transport: Transport,
+    /// Where. A wildcard address is of one family only.
+    pub addr: SocketAddr,
+}
+
+/// Logging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoggingSettings {
+    /// The least important level that is logged.
+    pub level: Level,
+    /// A line per query.
+    pub log_queries: bool,
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something does not work.
+    Error,
+    /// Something may stop working.
+    Warn,
+    /// What an operator wants to know on a normal day.
+    Info,
+    /// For finding a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Its unique name.
+    pub name: String,
+    /// How it is asked.
+    pub protocol: UpstreamProtocol,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// One attempt, all of it: connecting, sending, retransmitting, waiting.
+    pub timeout: Duration,
+    /// Queries in flight to it, all of one worker together, before further ones go elsewhere.
+    pub max_in_flight: usize,
+}
+
+/// How an upstream is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// Datagrams, TCP after truncation.
+    Udp,
+    /// A kept TCP connection.
+    Tcp,
+}
+
+impl UpstreamProtocol {
+    /// The name used in the configuration and in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// How forwarding goes about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoutingSettings {
+    /// From a query's arrival to its answer, all attempts included.
+    pub deadline: Duration,
+    /// Sends for one question in all.
+    pub attempts_max: u32,
+    /// Rcodes that make the next candidate be asked.
+    pub failover_on: Vec<Rcode>,
+}
+
+/// The cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The most entries.
+    pub capacity: usize,
+    /// The most octets of keys and answers.
+    pub max_bytes: usize,
+    /// How answers' TTLs are bounded.
+    pub ttl: TtlBounds,
+}
+
+/// Bounds put on TTLs when an answer comes in; clients see the bounded values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TtlBounds {
+    /// Floor in seconds; 0 means none.
+    pub min_seconds: u32,
+    /// Ceiling in seconds.
+    pub max_seconds: u32,
+    /// Ceiling of negative answers in seconds (RFC 2308 section 5).
+    pub negative_max_seconds: u32,
+    /// How long SERVFAIL is kept in seconds (RFC 9520 section 3.2); 0 means not at all.
+    pub servfail_seconds: u32,
+}
+
+/// Restarts and stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// First wait before a component is started again.
+    pub restart_backoff: Duration,
+    /// The longest such wait.
+    pub restart_max_backoff: Duration,
+    /// Failures in a row before giving up; 0 means never.
+    pub max_consecutive_failure: u32,
+    /// A run this long forgets earlier failures.
+    pub min_stable_run: Duration,
+    /// How long queries in flight may take when the process stops.
+    pub drain_timeout: Duration,
+}
