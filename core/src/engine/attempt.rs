@@ -1,0 +1,348 @@
+//! Attempts: one upstream after the other, within one deadline and one count of sends.
+//!
+//! A candidate that refuses, breaks or answers an rcode of `failover_on` is not asked again for
+//! this question; one that was silent is asked again after the others, as long as time is left.
+
+use super::fetch::{Attempt, AttemptVia};
+use super::{Engine, Event, FetchHandle, IoFailure, Out};
+use crate::batch::Via;
+use crate::config::UpstreamProtocol;
+use crate::limits::{QUERY_OCTETS, RETRANSMIT_AFTER};
+use crate::metrics::Counter;
+use crate::policy::Reason;
+use crate::time::Instant;
+use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
+
+/// Why an attempt came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// No reply in the time of one attempt.
+    TimedOut,
+    /// The network said no.
+    Network(IoFailure),
+    /// The upstream said no.
+    Rcode(Rcode),
+    /// The upstream's reply cannot be passed on.
+    Malformed,
+    /// A bound was reached, or the upstream is being waited for.
+    Busy,
+}
+
+/// Which transport a reply came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Datagram,
+    Stream,
+}
+
+impl Engine {
+    /// Asks the next candidate that can be asked; without one the fetch ends.
+    pub(super) fn next_attempt(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        loop {
+            let Some(fetch) = self.fetches.get_mut(handle) else {
+                return;
+            };
+            let exhausted = fetch.sends >= self.snapshot.routing.attempts_max;
+            if fetch.candidates.is_empty() || exhausted || now >= fetch.deadline {
+                return self.give_up(now, handle, out);
+            }
+            fetch.cursor %= fetch.candidates.len();
+            let upstream = fetch.candidates[fetch.cursor];
+            match self.try_upstream(now, handle, upstream, out) {
+                Ok(()) => return,
+                Err(failure) => self.note_failure(now, handle, failure),
+            }
+        }
+    }
+
+    fn try_upstream(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+        out: &mut Out<'_>,
+    ) -> Result<(), Failure> {
+        let state = &self.upstreams[upstream];
+        if state.removed || state.in_flight >= state.settings.max_in_flight {
+            return Err(Failure::Busy);
+        }
+        match state.settings.protocol {
+            UpstreamProtocol::Udp => self.attempt_datagram(now, handle, upstream, out),
+            UpstreamProtocol::Tcp => self.attempt_stream(now, handle, upstream),
+        }
+    }
+
+    fn attempt_datagram(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+        out: &mut Out<'_>,
+    ) -> Result<(), Failure> {
+        let name = self.take_socket(now, upstream).ok_or(Failure::Busy)?;
+        let socket = self
+            .sockets
+            .get_mut(name)
+            .expect("a socket just taken is alive");
+        let id = socket
+            .ids
+            .allocate(handle, &mut self.rng.ids)
+            .ok_or(Failure::Busy)?;
+        socket.queries += 1;
+        let open = socket.open;
+        if !open {
+            socket.waiting.push(handle);
+        }
+        let via = AttemptVia::Socket(name, id);
+        self.begin_attempt(now, handle, upstream, via, Some(now + RETRANSMIT_AFTER));
+        if open {
+            self.send_query(now, handle, out);
+        }
+        Ok(())
+    }
+
+    /// Takes down that an attempt is in flight, and when it has to be looked at.
+    pub(super) fn begin_attempt(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+        via: AttemptVia,
+        retransmit_at: Option<Instant>,
+    ) {
+        let state = &mut self.upstreams[upstream];
+        state.in_flight += 1;
+        let fetch = self
+            .fetches
+            .get_mut(handle)
+            .expect("an attempt belongs to a live fetch");
+        fetch.sends += 1;
+        let deadline = fetch.deadline.min(now + state.settings.timeout);
+        fetch.attempt = Attempt {
+            via,
+            started: now,
+            deadline,
+            retransmit_at,
+            retransmits: 0,
+        };
+        self.metrics.counters.count(Counter::UpstreamSends);
+        self.arm_fetch(handle);
+    }
+
+    /// Writes the query of the attempt in flight into a datagram.
+    pub(super) fn send_query(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        let Some(fetch) = self.fetches.get(handle) else {
+            return;
+        };
+        let AttemptVia::Socket(socket, id) = fetch.attempt.via else {
+            return;
+        };
+        let mut message = [0; QUERY_OCTETS];
+        let len = self.write_query_of(handle, id, &mut message);
+        self.send(now, Via::Socket(socket), &message[..len], out);
+    }
+
+    /// Writes a fetch's query under an id; gives its length.
+    pub(super) fn write_query_of(&self, handle: FetchHandle, id: u16, buffer: &mut [u8]) -> usize {
+        let fetch = self.fetches.get(handle).expect("the caller has the fetch");
+        let udp_size = self.snapshot.listen.udp_size;
+        let edns = fetch.edns.then_some(UpstreamEdns {
+            udp_size,
+            dnssec_ok: fetch.dnssec_ok,
+        });
+        write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns)
+    }
+
+    fn arm_fetch(&mut self, handle: FetchHandle) {
+        let fetch = self.fetches.get(handle).expect("the caller has the fetch");
+        let next = fetch.deadline.min(fetch.attempt.deadline);
+        let next = fetch.attempt.retransmit_at.map_or(next, |at| at.min(next));
+        self.timers.set(fetch.timer, next);
+    }
+
+    /// A fetch's timer: the deadline, the end of an attempt, or time to send again.
+    pub(super) fn fetch_due(&mut self, now: Instant, handle: FetchHandle) {
+        let out = &mut Out(None);
+        let Some(fetch) = self.fetches.get_mut(handle) else {
+            return;
+        };
+        if now >= fetch.deadline || now >= fetch.attempt.deadline {
+            return self.attempt_failed(now, handle, Failure::TimedOut, out);
+        }
+        if fetch.attempt.retransmit_at.is_some_and(|at| now >= at) {
+            fetch.attempt.retransmits += 1;
+            let doublings = fetch.attempt.retransmits.min(16);
+            let again = fetch.sends < self.snapshot.routing.attempts_max;
+            let next = now + RETRANSMIT_AFTER.saturating_mul(1 << doublings);
+            fetch.attempt.retransmit_at = again.then_some(next);
+            if again {
+                fetch.sends += 1;
+                self.metrics.counters.count(Counter::UpstreamSends);
+                self.metrics.counters.count(Counter::UpstreamRetransmits);
+                if self.is_socket_open(handle) {
+                    self.send_query(now, handle, out);
+                }
+            }
+        }
+        self.arm_fetch(handle);
+    }
+
+    /// Ends the attempt in flight and goes on to the next candidate.
+    pub(super) fn attempt_failed(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        failure: Failure,
+        out: &mut Out<'_>,
+    ) {
+        self.release_attempt(handle, failure == Failure::TimedOut);
+        self.note_failure(now, handle, failure);
+        self.next_attempt(now, handle, out);
+    }
+
+    /// Remembers how the candidate at the cursor failed, and moves the cursor on.
+    fn note_failure(&mut self, now: Instant, handle: FetchHandle, failure: Failure) {
+        let Some(fetch) = self.fetches.get_mut(handle) else {
+            return;
+        };
+        let upstream = fetch.candidates[fetch.cursor];
+        let counter = match failure {
+            Failure::TimedOut => {
+                fetch.history.timed_out = true;
+                fetch.cursor += 1;
+                Counter::UpstreamTimeouts
+            }
+            Failure::Network(_) => {
+                fetch.history.unreachable = true;
+                Counter::UpstreamRefused
+            }
+            Failure::Rcode(rcode) => {
+                fetch.history.first_rcode.get_or_insert(rcode);
+                Counter::UpstreamRcode
+            }
+            Failure::Malformed => {
+                fetch.history.unreachable = true;
+                Counter::UpstreamMalformed
+            }
+            Failure::Busy => {
+                fetch.history.overloaded = true;
+                Counter::UpstreamFull
+            }
+        };
+        if failure != Failure::TimedOut {
+            fetch.candidates.remove(fetch.cursor);
+        }
+        self.metrics.counters.count(counter);
+        let io = match failure {
+            Failure::TimedOut => IoFailure::TimedOut,
+            Failure::Network(io) => io,
+            Failure::Rcode(_) | Failure::Malformed | Failure::Busy => return,
+        };
+        self.report_upstream_failure(now, upstream, io);
+    }
+
+    pub(super) fn report_upstream_failure(
+        &mut self,
+        now: Instant,
+        upstream: usize,
+        failure: IoFailure,
+    ) {
+        let upstream = self.upstreams[upstream].settings.name.clone();
+        self.report(now, Event::UpstreamFailed { upstream, failure });
+    }
+
+    /// Nobody is left to ask, or no time.
+    fn give_up(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        let Some(fetch) = self.fetches.get(handle) else {
+            return;
+        };
+        let history = fetch.history;
+        let (rcode, reason) = match history.first_rcode {
+            Some(rcode) if !history.timed_out && !history.unreachable && !history.overloaded => {
+                (rcode, Reason::UpstreamsRefused)
+            }
+            _ if history.timed_out => (Rcode::SERVFAIL, Reason::TimedOut),
+            _ if history.unreachable => (Rcode::SERVFAIL, Reason::UpstreamsUnreachable),
+            Some(_) | None => (Rcode::SERVFAIL, Reason::Overload),
+        };
+        self.finish_with_failure(now, handle, rcode, reason, out);
+    }
+
+    /// Frees what the attempt in flight holds. With `late`, its reply may still come.
+    pub(super) fn release_attempt(&mut self, handle: FetchHandle, late: bool) {
+        let Some(fetch) = self.fetches.get_mut(handle) else {
+            return;
+        };
+        let started = fetch.attempt.started;
+        let via = std::mem::replace(&mut fetch.attempt.via, AttemptVia::Nothing);
+        fetch.attempt.retransmit_at = None;
+        match via {
+            AttemptVia::Nothing => {}
+            AttemptVia::Socket(socket, id) => self.release_socket_id(handle, socket, id, late),
+            AttemptVia::Conn(conn, id) => self.release_conn_id(conn, id, late, started),
+        }
+    }
+
+    /// A reply that matches the fetch in all that counts.
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        view: &ResponseView<'_>,
+        carrier: Carrier,
+        out: &mut Out<'_>,
+    ) {
+        let Some(fetch) = self.fetches.get_mut(handle) else {
+            return;
+        };
+        let upstream = fetch.candidates[fetch.cursor];
+        self.upstreams[upstream]
+            .latency
+            .record(now.since(fetch.attempt.started));
+        let rcode = view.rcode();
+        let old_server = matches!(rcode, Rcode::FORMERR | Rcode::BADVERS) && fetch.edns;
+        if old_server {
+            fetch.edns = false; // ask the same one again, without OPT (RFC 6891 section 7)
+            self.release_attempt(handle, false);
+            return self.next_attempt(now, handle, out);
+        }
+        if view.truncated() {
+            match carrier {
+                Carrier::Datagram => return self.ask_again_over_stream(now, handle, upstream, out),
+                Carrier::Stream => {
+                    return self.attempt_failed(now, handle, Failure::Malformed, out);
+                }
+            }
+        }
+        if self.snapshot.routing.failover_on.contains(&rcode) {
+            return self.attempt_failed(now, handle, Failure::Rcode(rcode), out);
+        }
+        if !self.finish_with_reply(now, handle, view, out) {
+            self.attempt_failed(now, handle, Failure::Malformed, out);
+        }
+    }
+
+    /// The datagram was too small for the answer: the same upstream again, over TCP.
+    fn ask_again_over_stream(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+        out: &mut Out<'_>,
+    ) {
+        self.metrics.counters.count(Counter::UpstreamTruncated);
+        self.release_attempt(handle, false);
+        let spent = |sends| sends >= self.snapshot.routing.attempts_max;
+        if self
+            .fetches
+            .get(handle)
+            .is_some_and(|fetch| spent(fetch.sends))
+        {
+            return self.give_up(now, handle, out);
+        }
+        if let Err(failure) = self.attempt_stream(now, handle, upstream) {
+            self.note_failure(now, handle, failure);
+            self.next_attempt(now, handle, out);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Clients' stream connections: accepting, reading queries, writing answers, pausing, closing.
+
+use std::net::SocketAddr;
+
+use super::question::{Client, Desk, Verdict};
+use super::{
+    AcceptRefused, Action, CloseMode, Conn, Due, Engine, Established, ListenerId, Out, ReplyTo,
+};
+use crate::conn::{ClientConn, Overdue, append_message, split_message};
+use crate::handle::ConnHandle;
+use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS};
+use crate::metrics::Counter;
+use crate::policy::fold;
+use crate::time::Instant;
+
+impl Engine {
+    /// A connection was accepted: count it in, give it a name.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        peer: SocketAddr,
+    ) -> Result<ConnHandle, AcceptRefused> {
+        let admitted = self.admit(listener, peer);
+        let (transport, peer) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                self.metrics.counters.count(Counter::ConnsRefused);
+                return Err(refused);
+            }
+        };
+        let timers = &mut self.timers;
+        let made = self.conns.insert_with(|handle| {
+            let timer = timers.allocate(Due::Conn(handle));
+            Conn::Client(ClientConn::new(transport, peer, now, timer))
+        });
+        let Ok(handle) = made else {
+            self.shared.release_connection(peer.ip());
+            self.metrics.counters.count(Counter::ConnsRefused);
+            return Err(AcceptRefused::TooManyConnections);
+        };
+        self.metrics.counters.count(Counter::ConnsAccepted);
+        self.update_client(now, handle);
+        Ok(handle)
+    }
+
+    fn admit(
+        &self,
+        listener: ListenerId,
+        peer: SocketAddr,
+    ) -> Result<(super::Transport, SocketAddr), AcceptRefused> {
+        if self.drain.is_some() {
+            return Err(AcceptRefused::Stopping);
+        }
+        let settings = &self.snapshot.listen;
+        let socket = settings.socket(listener).ok_or(AcceptRefused::Stopping)?;
+        let peer = SocketAddr::new(fold(peer.ip()), peer.port());
+        self.shared.admit_connection(peer.ip(), settings)?;
+        Ok((socket.transport, peer))
+    }
+
+    /// The handshake of a client's connection is over.
+    pub(super) fn client_established(&mut self, handle: ConnHandle, established: Established) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        if let Some(client) = established.client {
+            conn.peer = SocketAddr::new(fold(client.ip()), client.port());
+        }
+    }
+
+    /// Octets from a client.
+    pub(super) fn client_bytes(&mut self, now: Instant, handle: ConnHandle, bytes: &[u8]) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        let used = if conn.reading.is_empty() && conn.takes_queries() {
+            let used = self.read_queries(now, handle, bytes);
+            let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+                return;
+            };
+            conn.reading.keep(&bytes[used..]);
+            used
+        } else {
+            conn.reading.keep(bytes);
+            self.read_kept(now, handle)
+        };
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        conn.note_read(now, used > 0);
+        self.update_client(now, handle);
+    }
+
+    /// Goes on with what was kept while a connection could take no queries.
+    pub(super) fn client_resumed(&mut self, now: Instant, handle: ConnHandle) {
+        let used = self.read_kept(now, handle);
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        conn.note_read(now, used > 0);
+        self.update_client(now, handle);
+    }
+
+    fn read_kept(&mut self, now: Instant, handle: ConnHandle) -> usize {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return 0;
+        };
+        let kept = conn.reading.take();
+        let used = self.read_queries(now, handle, &kept);
+        if let Some(Conn::Client(conn)) = self.conns.get_mut(handle) {
+            conn.reading.put_back(kept, used);
+        }
+        used
+    }
+
+    /// Takes whole messages as long as the connection may have more in flight; octets used.
+    fn read_queries(&mut self, now: Instant, handle: ConnHandle, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        loop {
+            let Some(Conn::Client(conn)) = self.conns.get(handle) else {
+                break;
+            };
+            if !conn.takes_queries() {
+                break;
+            }
+            let client = Client {
+                address: conn.peer,
+                transport: conn.transport,
+            };
+            let Some((message, after)) = split_message(rest) else {
+                break;
+            };
+            rest = after;
+            self.stream_query(now, handle, client, message);
+        }
+        bytes.len() - rest.len()
+    }
+
+    fn stream_query(&mut self, now: Instant, handle: ConnHandle, client: Client, message: &[u8]) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let desk = Desk {
+            snapshot: &self.snapshot,
+            shared: &self.shared,
+            counters: &self.metrics.counters,
+        };
+        let verdict = desk.decide(now, message, client, &mut scratch);
+        self.scratch = scratch;
+        match verdict {
+            Verdict::Drop => {}
+            Verdict::Reply(written) => {
+                self.append_answer(handle, written.len);
+                self.log_written(now, client, &written);
+            }
+            Verdict::Forward(forward) => {
+                if let Some(Conn::Client(conn)) = self.conns.get_mut(handle) {
+                    conn.in_flight += 1;
+                }
+                let reply_to = ReplyTo::Stream(handle);
+                self.forward(now, forward, client, reply_to, &mut Out(None));
+            }
+        }
+    }
+
+    /// Queues the reply in the scratch buffer for a waiter; whether its connection still lives.
+    pub(super) fn answer_stream(&mut self, now: Instant, handle: ConnHandle, len: usize) -> bool {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return false;
+        };
+        conn.in_flight -= 1;
+        self.append_answer(handle, len);
+        self.update_client(now, handle);
+        true
+    }
+
+    fn append_answer(&mut self, handle: ConnHandle, len: usize) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        append_message(&mut conn.out, &self.scratch[..len]);
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push_back(handle);
+        }
+    }
+
+    /// The client sends nothing more: it gets its answers, then the connection ends.
+    pub(super) fn client_half_closed(&mut self, now: Instant, handle: ConnHandle) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        conn.half_closed = true;
+        self.update_client(now, handle);
+    }
+
+    /// Answers left for the kernel.
+    pub(super) fn client_written(&mut self, now: Instant, handle: ConnHandle, octets: usize) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        conn.note_written(now, octets);
+        self.update_client(now, handle);
+    }
+
+    /// After any change: pause or resume reading, close if nothing is left to do, set the timer.
+    pub(super) fn update_client(&mut self, now: Instant, handle: ConnHandle) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
+            return;
+        };
+        if !conn.paused && !conn.takes_queries() {
+            conn.paused = true;
+            self.actions
+                .push_back(Action::PauseReading { conn: handle });
+        } else if conn.paused
+            && conn.in_flight <= CLIENT_PIPELINE / 2
+            && conn.unsent_octets() <= CLIENT_UNSENT_OCTETS / 2
+        {
+            conn.paused = false;
+            self.actions
+                .push_back(Action::ResumeReading { conn: handle });
+            self.resumed.push_back(handle);
+        }
+        let ending = conn.half_closed || self.drain.is_some();
+        if ending && conn.is_quiet() && !conn.paused && !self.resumed.contains(&handle) {
+            return self.close_client(handle, CloseMode::AfterWrites);
+        }
+        if let Some((at, _)) = conn.due(&self.snapshot.listen)
+            && self
+                .timers
+                .deadline(conn.timer)
+                .is_none_or(|armed| at < armed)
+        {
+            self.timers.set(conn.timer, at.max(now));
+        }
+    }
+
+    /// A connection's timer: something took too long, or less time has passed than it seemed.
+    pub(super) fn client_due(&mut self, now: Instant, handle: ConnHandle) {
+        let Some(Conn::Client(conn)) = self.conns.get(handle) else {
+            return;
+        };
+        match conn.due(&self.snapshot.listen) {
+            Some((at, overdue)) if at <= now => {
+                self.metrics.counters.count(Counter::ConnsTimedOut);
+                let mode = match overdue {
+                    Overdue::Idle => CloseMode::AfterWrites,
+                    Overdue::Reading | Overdue::Writing => CloseMode::Now,
+                };
+                self.close_client(handle, mode);
+            }
+            Some((at, _)) => self.timers.set(conn.timer, at),
+            None => {}
+        }
+    }
+
+    /// Closes a client's connection from our side.
+    pub(super) fn close_client(&mut self, handle: ConnHandle, mode: CloseMode) {
+        self.forget_client(handle);
+        self.actions
+            .push_back(Action::CloseConn { conn: handle, mode });
+    }
+
+    /// Takes a connection out of all tables.
+    pub(super) fn forget_client(&mut self, handle: ConnHandle) {
+        let Some(Conn::Client(conn)) = self.conns.remove(handle) else {
+            return;
+        };
+        self.timers.release(conn.timer);
+        self.shared.release_connection(conn.counted_for);
+    }
+}

@@ -1,0 +1,329 @@
+//! The words in which the engine and an adapter talk: inputs' parameters and every [`Action`].
+//!
+//! `Action` is exhaustive on purpose: a new variant breaks each adapter at compile time.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use super::Event;
+use crate::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
+
+/// A listening socket: its place in [`ListenSettings::sockets`](crate::config::ListenSettings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u16);
+
+/// How a client's question travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Plain datagrams (RFC 1035 section 4.2.1).
+    Udp,
+    /// Plain streams (RFC 7766).
+    Tcp,
+    /// DNS over TLS (RFC 7858).
+    Dot,
+    /// DNS over HTTPS (RFC 8484).
+    Doh,
+}
+
+impl Transport {
+    /// The name used in logs, metrics and policies.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Dot => "dot",
+            Self::Doh => "doh",
+        }
+    }
+}
+
+/// Where a batch of datagrams came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Queries, from a listener's socket.
+    Listener(ListenerId),
+    /// Replies, from a connected socket towards an upstream.
+    Socket(SocketHandle),
+}
+
+/// Why something with a socket did not work: the classes that lead to different decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoFailure {
+    /// The other host answered that nobody listens there (RST, ICMP port unreachable).
+    Refused,
+    /// There is no way to the other host (ICMP unreachable, no route).
+    Unreachable,
+    /// The other side broke an established connection.
+    Reset,
+    /// Nothing came in time.
+    TimedOut,
+    /// The local address cannot be used.
+    AddressUnavailable,
+    /// This process or machine ran out of descriptors, ports, buffers or memory.
+    NoResources,
+    /// The datagram does not fit the path.
+    TooBig,
+    /// The adapter of this build cannot do what was asked.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+impl IoFailure {
+    /// The name used in logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::TimedOut => "timed out",
+            Self::AddressUnavailable => "local address unavailable",
+            Self::NoResources => "out of resources",
+            Self::TooBig => "message too big",
+            Self::Unsupported => "not supported by this build",
+            Self::Other => "failed",
+        }
+    }
+}
+
+impl From<&std::io::Error> for IoFailure {
+    fn from(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        // Linux numbers, for the failures that std keeps in one kind.
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const EMSGSIZE: i32 = 90;
+        const ENOBUFS: i32 = 105;
+        match error.raw_os_error() {
+            Some(ENFILE | EMFILE | ENOBUFS) => return Self::NoResources,
+            Some(EMSGSIZE) => return Self::TooBig,
+            _ => {}
+        }
+        // The kinds of std's list are open-ended: whatever is not named here is `Other`.
+        let kind = error.kind();
+        let known = [
+            (Kind::ConnectionRefused, Self::Refused),
+            (Kind::HostUnreachable, Self::Unreachable),
+            (Kind::NetworkUnreachable, Self::Unreachable),
+            (Kind::NetworkDown, Self::Unreachable),
+            (Kind::ConnectionReset, Self::Reset),
+            (Kind::ConnectionAborted, Self::Reset),
+            (Kind::BrokenPipe, Self::Reset),
+            (Kind::TimedOut, Self::TimedOut),
+            (Kind::AddrNotAvailable, Self::AddressUnavailable),
+            (Kind::AddrInUse, Self::NoResources),
+            (Kind::OutOfMemory, Self::NoResources),
+            (Kind::Unsupported, Self::Unsupported),
+        ];
+        known
+            .iter()
+            .find(|(known, _)| *known == kind)
+            .map_or(Self::Other, |(_, class)| *class)
+    }
+}
+
+/// How a stream connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// By the other side, or on our own request.
+    Cleanly,
+    /// It broke, or never came to be.
+    Failed(IoFailure),
+}
+
+/// What a handshake settled. For plain TCP all fields are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Established {
+    /// The protocol chosen by ALPN (RFC 7301).
+    pub alpn: Option<Bytes>,
+    /// The client's own address, where a trusted proxy announced one.
+    pub client: Option<SocketAddr>,
+}
+
+/// How an outgoing connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all.
+    Plain,
+    /// TLS under the settings of the snapshot's upstream of this index.
+    Tls {
+        /// Place in [`Snapshot::upstreams`](crate::config::Snapshot).
+        upstream: usize,
+    },
+}
+
+/// How to close a stream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// Send what is written, then close.
+    AfterWrites,
+    /// Now: what is written and not yet sent is lost.
+    Now,
+}
+
+/// Names an admin call until its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub u64);
+
+/// What an operator may ask of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminCall {
+    /// Sizes of the worker's tables.
+    Sizes,
+}
+
+/// A worker's answer to an [`AdminCall`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAnswer {
+    /// Sizes of the worker's tables.
+    Sizes(Sizes),
+}
+
+/// How much of each bounded thing a worker holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Questions being asked upstream.
+    pub fetches: usize,
+    /// Clients' queries that wait for one of them.
+    pub waiters: usize,
+    /// UDP sockets towards upstreams.
+    pub sockets: usize,
+    /// Connections from clients.
+    pub client_conns: usize,
+    /// Connections to upstreams.
+    pub upstream_conns: usize,
+    /// Timers that are set.
+    pub timers: usize,
+}
+
+/// How a plugin process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessExit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It could not be started.
+    NotStarted(IoFailure),
+}
+
+/// What the engine asks of its adapter. Each is carried out in the order given.
+#[derive(Debug)]
+pub enum Action {
+    /// Open a UDP socket connected to `remote`, on a port that the kernel picks at random; then
+    /// call `handle_socket_opened` or `handle_socket_failed`.
+    OpenSocket {
+        /// Its name from now on.
+        socket: SocketHandle,
+        /// The upstream's address.
+        remote: SocketAddr,
+        /// The local address to bind to, if one is configured.
+        source: Option<IpAddr>,
+    },
+    /// Close a UDP socket; nothing is to be reported.
+    CloseSocket {
+        /// Which.
+        socket: SocketHandle,
+    },
+    /// Connect a stream; then call `handle_established` or `handle_closed`.
+    Connect {
+        /// Its name from now on.
+        conn: ConnHandle,
+        /// The upstream's address.
+        remote: SocketAddr,
+        /// The local address to bind to, if one is configured.
+        source: Option<IpAddr>,
+        /// Plain or TLS.
+        security: Security,
+    },
+    /// Append to what the connection sends; report progress with `handle_written`.
+    Write {
+        /// Which connection.
+        conn: ConnHandle,
+        /// Whole messages, framing included.
+        bytes: Bytes,
+    },
+    /// Do not read from the connection until [`Action::ResumeReading`].
+    PauseReading {
+        /// Which connection.
+        conn: ConnHandle,
+    },
+    /// Read from the connection again.
+    ResumeReading {
+        /// Which connection.
+        conn: ConnHandle,
+    },
+    /// Close a connection, established or not; nothing is to be reported.
+    CloseConn {
+        /// Which connection.
+        conn: ConnHandle,
+        /// With or without what is still to be sent.
+        mode: CloseMode,
+    },
+    /// Take a last look at what the listener's socket holds, hand it in, then close the socket.
+    CloseListener {
+        /// Which listener.
+        listener: ListenerId,
+    },
+    /// Answer a client's exchange (DoH).
+    Respond {
+        /// Which exchange.
+        exchange: ExchangeHandle,
+        /// Status, headers and body.
+        response: Box<http::Response<Bytes>>,
+    },
+    /// Reset a client's exchange without an answer.
+    CancelResponse {
+        /// Which exchange.
+        exchange: ExchangeHandle,
+    },
+    /// Start an exchange on an HTTP connection to an upstream.
+    StartExchange {
+        /// Its name from now on.
+        exchange: ExchangeHandle,
+        /// The connection that carries it.
+        conn: ConnHandle,
+        /// Method, URI, headers and body.
+        request: Box<http::Request<Bytes>>,
+    },
+    /// Give up an exchange with an upstream; nothing is to be reported.
+    CancelExchange {
+        /// Which exchange.
+        exchange: ExchangeHandle,
+    },
+    /// Start a plugin's process and write `input` to it.
+    StartProcess {
+        /// Its name from now on.
+        process: ProcessHandle,
+        /// Place among the snapshot's plugins.
+        plugin: usize,
+        /// Its standard input.
+        input: Bytes,
+    },
+    /// Write more to a plugin's process.
+    FeedProcess {
+        /// Which process.
+        process: ProcessHandle,
+        /// What to write.
+        input: Bytes,
+    },
+    /// Kill a plugin's process group; then call `handle_process_exited`.
+    KillProcess {
+        /// Which process.
+        process: ProcessHandle,
+    },
+    /// Answer an admin call.
+    AnswerAdmin {
+        /// Which call.
+        call: CallId,
+        /// The answer.
+        answer: AdminAnswer,
+    },
+    /// Something an operator may want to know. Already limited in rate.
+    Report(Event),
+    /// The engine has drained: nothing is left, nothing more will come.
+    Stopped,
+}

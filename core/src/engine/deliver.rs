@@ -1,0 +1,147 @@
+//! Replies and queries on their way out: into the caller's batch if there is one with room, else
+//! into the outbox; onto streams always through the connection's own buffer.
+
+use super::fetch::Waiter;
+use super::question::{Client, Written, count_reply};
+use super::{Engine, Event, QueryRecord, ReplyTo};
+use crate::batch::{TransmitBatch, Via};
+use crate::limits::OUTBOX_DATAGRAMS;
+use crate::metrics::Counter;
+use crate::policy::Reason;
+use crate::time::{Duration, Instant};
+use crate::wire::{Asker, Rcode, RecordType, ReplySettings};
+
+/// The batch of the call that is being handled, if it has one.
+#[derive(Debug)]
+pub(super) struct Out<'a>(pub(super) Option<&'a mut TransmitBatch>);
+
+/// A datagram that waits for [`Engine::poll_transmit`].
+#[derive(Debug)]
+pub(super) struct Late {
+    via: Via,
+    bytes: Box<[u8]>,
+}
+
+impl Engine {
+    /// Writes a waiter's reply and sends it on its way.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        waiter: Waiter,
+        rcode: Rcode,
+        reason: Reason,
+        out: &mut Out<'_>,
+        write: impl FnOnce(&mut [u8], &Asker<'_>, ReplySettings) -> usize,
+    ) {
+        let settings = ReplySettings {
+            udp_size: self.snapshot.listen.udp_size,
+        };
+        let asker = waiter.asker();
+        match waiter.reply_to {
+            ReplyTo::Datagram(via) => {
+                let counters = &self.metrics.counters;
+                if let Some(mut slot) = out.0.as_mut().and_then(|batch| batch.reserve()) {
+                    let reply = slot.buffer();
+                    let len = write(reply, &asker, settings);
+                    count_reply(counters, rcode, &reply[..len]);
+                    slot.commit(via, len);
+                } else {
+                    let len = write(&mut self.scratch, &asker, settings);
+                    count_reply(counters, rcode, &self.scratch[..len]);
+                    let bytes = self.scratch[..len].into();
+                    self.send_late(now, via, bytes);
+                }
+            }
+            ReplyTo::Stream(conn) => {
+                let len = write(&mut self.scratch, &asker, settings);
+                if self.answer_stream(now, conn, len) {
+                    count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
+                } else {
+                    self.metrics.counters.count(Counter::DroppedClientGone);
+                }
+            }
+        }
+        self.log_query(now, waiter.client, &asker, rcode, reason, waiter.arrived);
+    }
+
+    /// Logs a query that was answered at once, if queries are logged.
+    pub(super) fn log_written(&mut self, now: Instant, client: Client, written: &Written<'_>) {
+        self.log_query(
+            now,
+            client,
+            &written.asker,
+            written.rcode,
+            written.reason,
+            now,
+        );
+    }
+
+    fn log_query(
+        &mut self,
+        now: Instant,
+        client: Client,
+        asker: &Asker<'_>,
+        rcode: Rcode,
+        reason: Reason,
+        arrived: Instant,
+    ) {
+        if !self.snapshot.logging.log_queries {
+            return;
+        }
+        let (name, record_type) = match asker.question.split_last_chunk::<4>() {
+            Some((name, [high, low, ..])) => (name, u16::from_be_bytes([*high, *low])),
+            None => (&[][..], 0),
+        };
+        let took: Duration = now.since(arrived);
+        self.report(
+            now,
+            Event::Query(Box::new(QueryRecord {
+                client: client.address,
+                transport: client.transport,
+                name: name.into(),
+                record_type: RecordType(record_type),
+                rcode,
+                reason,
+                took,
+            })),
+        );
+    }
+
+    /// Puts a datagram into the batch at hand, or into the outbox.
+    pub(super) fn send(&mut self, now: Instant, via: Via, bytes: &[u8], out: &mut Out<'_>) {
+        if let Some(mut slot) = out.0.as_mut().and_then(|batch| batch.reserve())
+            && let Some(room) = slot.buffer().get_mut(..bytes.len())
+        {
+            room.copy_from_slice(bytes);
+            slot.commit(via, bytes.len());
+        } else {
+            self.send_late(now, via, bytes.into());
+        }
+    }
+
+    pub(super) fn send_late(&mut self, now: Instant, via: Via, bytes: Box<[u8]>) {
+        if self.outbox.len() >= OUTBOX_DATAGRAMS {
+            self.report_limit(now, Counter::LimitOutbox, "outbox");
+            return;
+        }
+        self.outbox.push_back(Late { via, bytes });
+    }
+
+    /// Moves waiting datagrams into the batch; whether more are left than fitted.
+    pub(super) fn flush_outbox(&mut self, transmit: &mut TransmitBatch) -> bool {
+        while let Some(late) = self.outbox.front() {
+            let Some(mut slot) = transmit.reserve() else {
+                return true;
+            };
+            if let Some(room) = slot.buffer().get_mut(..late.bytes.len()) {
+                room.copy_from_slice(&late.bytes);
+                slot.commit(late.via, late.bytes.len());
+            } else {
+                // The caller's slots are smaller than the engine was told they are.
+                self.metrics.counters.count(Counter::SendFailures);
+            }
+            self.outbox.pop_front();
+        }
+        false
+    }
+}

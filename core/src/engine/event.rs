@@ -1,0 +1,199 @@
+//! What the engine reports to operators: typed facts with stable names, limited in rate.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::{IoFailure, Transport};
+use crate::config::Level;
+use crate::limits::EVENTS_PER_KIND_AND_SECOND;
+use crate::policy::Reason;
+use crate::time::{Duration, Instant};
+use crate::wire::{DisplayName, Rcode, RecordType};
+
+/// Something an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A query ended. Only with query logging on; names and addresses occur nowhere else.
+    Query(Box<QueryRecord>),
+    /// An attempt at an upstream failed on the network.
+    UpstreamFailed {
+        /// The upstream's name.
+        upstream: String,
+        /// How.
+        failure: IoFailure,
+    },
+    /// An upstream's port received so many replies to no query that it was given up.
+    UpstreamSpoofed {
+        /// The upstream's name.
+        upstream: String,
+    },
+    /// A bound was reached and something was shed.
+    LimitReached {
+        /// Which bound of the table, by name.
+        limit: &'static str,
+    },
+    /// Events of one kind were left out because there were too many.
+    Suppressed {
+        /// The name of the kind.
+        event: &'static str,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// How one query ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryRecord {
+    /// Who asked.
+    pub client: SocketAddr,
+    /// Over what.
+    pub transport: Transport,
+    /// Name in wire form as asked, type and class left off; empty if none could be read.
+    pub name: Box<[u8]>,
+    /// Type asked for.
+    pub record_type: RecordType,
+    /// What was answered.
+    pub rcode: Rcode,
+    /// Why.
+    pub reason: Reason,
+    /// From arrival to answer.
+    pub took: Duration,
+}
+
+/// How many kinds of events there are.
+const KINDS: usize = 5;
+
+impl Event {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Query(_) => "query",
+            Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamSpoofed { .. } => "upstream_spoofed",
+            Self::LimitReached { .. } => "limit_reached",
+            Self::Suppressed { .. } => "suppressed",
+        }
+    }
+
+    /// How important it is.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::Query(_) => Level::Info,
+            Self::UpstreamFailed { .. }
+            | Self::UpstreamSpoofed { .. }
+            | Self::LimitReached { .. }
+            | Self::Suppressed { .. } => Level::Warn,
+        }
+    }
+
+    const fn kind(&self) -> usize {
+        match self {
+            Self::Query(_) => 0,
+            Self::UpstreamFailed { .. } => 1,
+            Self::UpstreamSpoofed { .. } => 2,
+            Self::LimitReached { .. } => 3,
+            Self::Suppressed { .. } => 4,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Query(query) => write!(
+                f,
+                "{} {} {} {} -> {} ({}) in {} us",
+                query.client,
+                query.transport.name(),
+                DisplayName(&query.name),
+                query.record_type,
+                query.rcode.name(),
+                query.reason.name(),
+                query.took.as_micros(),
+            ),
+            Self::UpstreamFailed { upstream, failure } => {
+                write!(f, "upstream {upstream}: {}", failure.name())
+            }
+            Self::UpstreamSpoofed { upstream } => write!(
+                f,
+                "upstream {upstream}: too many replies to no query of ours; its port was changed"
+            ),
+            Self::LimitReached { limit } => write!(f, "limit reached: {limit}"),
+            Self::Suppressed { event, count } => {
+                write!(f, "{count} more events of the kind {event} were left out")
+            }
+        }
+    }
+}
+
+/// Lets a few events of each kind through per second, and says afterwards how many it kept back.
+#[derive(Debug, Default)]
+pub(super) struct EventGate {
+    kinds: [Window; KINDS],
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    started: Option<Instant>,
+    passed: u32,
+    kept_back: u64,
+}
+
+impl EventGate {
+    /// Whether this event passes, and the summary of an earlier second that is due before it.
+    pub(super) fn admit(&mut self, now: Instant, event: &Event) -> (bool, Option<Event>) {
+        if matches!(event, Event::Query(_)) {
+            return (true, None); // a line per query was asked for
+        }
+        let window = &mut self.kinds[event.kind()];
+        let mut summary = None;
+        let over = window
+            .started
+            .is_none_or(|at| now.since(at) >= Duration::from_secs(1));
+        if over {
+            if window.kept_back > 0 {
+                let count = window.kept_back;
+                summary = Some(Event::Suppressed {
+                    event: event.name(),
+                    count,
+                });
+            }
+            *window = Window {
+                started: Some(now),
+                passed: 0,
+                kept_back: 0,
+            };
+        }
+        if window.passed == EVENTS_PER_KIND_AND_SECOND {
+            window.kept_back += 1;
+            return (false, summary);
+        }
+        window.passed += 1;
+        (true, summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_events_becomes_a_number() {
+        let mut gate = EventGate::default();
+        let event = Event::LimitReached { limit: "fetches" };
+        let start = Instant::ZERO;
+        let passed = (0..100).filter(|_| gate.admit(start, &event).0).count();
+        assert_eq!(passed, EVENTS_PER_KIND_AND_SECOND as usize);
+        let (passes, summary) = gate.admit(start + Duration::from_secs(1), &event);
+        assert!(passes);
+        assert_eq!(
+            summary,
+            Some(Event::Suppressed {
+                event: "limit_reached",
+                count: 95
+            })
+        );
+    }
+}

@@ -1,0 +1,347 @@
+//! Fetches: questions being asked upstream, and the clients that wait for each.
+//!
+//! Identical questions share one fetch. Every waiter gets exactly one reply, in its own id, letter
+//! case, size and transport, or its client has gone and that is counted.
+
+use super::question::{Client, Forward};
+use super::{Due, Engine, FetchHandle, Out, ReplyTo};
+use crate::cache::{Cacheable, Key, Packed, pack};
+use crate::config::{Snapshot, Stage};
+use crate::handle::{ConnHandle, SocketHandle};
+use crate::limits::{WAITERS, WAITERS_PER_FETCH};
+use crate::metrics::Counter;
+use crate::policy::Reason;
+use crate::time::Instant;
+use crate::timers::TimerId;
+use crate::wire::{Asker, ClientEdns, Flags, Rcode, ResponseView, write_answer, write_rcode};
+
+/// A question being asked upstream.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) key: Key,
+    /// What is asked: the name in lower case, type and class.
+    pub(super) question: Box<[u8]>,
+    pub(super) dnssec_ok: bool,
+    pub(super) checking_disabled: bool,
+    pub(super) waiters: Vec<Waiter>,
+    /// Upstreams that may still be asked, in order.
+    pub(super) candidates: Vec<usize>,
+    /// Which of them is being asked.
+    pub(super) cursor: usize,
+    pub(super) attempt: Attempt,
+    /// Queries sent in all, of all attempts.
+    pub(super) sends: u32,
+    /// Whether our queries carry an OPT: not any more after a FORMERR (RFC 6891 section 7).
+    pub(super) edns: bool,
+    /// A kept connection broke under this fetch once, which is no fault of the upstream.
+    pub(super) reconnected: bool,
+    pub(super) history: History,
+    pub(super) timer: TimerId,
+    pub(super) deadline: Instant,
+}
+
+/// The attempt in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    pub(super) via: AttemptVia,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    /// When to send the datagram again, and after how many sends.
+    pub(super) retransmit_at: Option<Instant>,
+    pub(super) retransmits: u32,
+}
+
+impl Attempt {
+    /// Nothing in flight.
+    pub(super) const fn none(now: Instant) -> Self {
+        let via = AttemptVia::Nothing;
+        Self {
+            via,
+            started: now,
+            deadline: now,
+            retransmit_at: None,
+            retransmits: 0,
+        }
+    }
+}
+
+/// What carries an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttemptVia {
+    /// Nothing is in flight.
+    Nothing,
+    /// A UDP socket.
+    Socket(SocketHandle, u16),
+    /// A stream connection.
+    Conn(ConnHandle, u16),
+}
+
+/// How earlier attempts failed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct History {
+    pub(super) first_rcode: Option<Rcode>,
+    pub(super) timed_out: bool,
+    pub(super) unreachable: bool,
+    pub(super) overloaded: bool,
+}
+
+/// A client's query that waits for a fetch.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) client: Client,
+    pub(super) reply_to: ReplyTo,
+    id: u16,
+    flags: Flags,
+    question: Box<[u8]>,
+    edns: Option<ClientEdns>,
+    limit: usize,
+    pub(super) arrived: Instant,
+}
+
+impl Waiter {
+    fn new(asker: &Asker<'_>, client: Client, reply_to: ReplyTo, now: Instant) -> Self {
+        Self {
+            client,
+            reply_to,
+            id: asker.id,
+            flags: asker.flags,
+            question: asker.question.into(),
+            edns: asker.edns,
+            limit: asker.limit,
+            arrived: now,
+        }
+    }
+
+    pub(super) fn asker(&self) -> Asker<'_> {
+        Asker {
+            id: self.id,
+            flags: self.flags,
+            question: &self.question,
+            edns: self.edns,
+            limit: self.limit,
+        }
+    }
+}
+
+impl Engine {
+    /// Joins the fetch of an identical question, or starts one.
+    pub(super) fn forward(
+        &mut self,
+        now: Instant,
+        forward: Forward<'_>,
+        client: Client,
+        reply_to: ReplyTo,
+        out: &mut Out<'_>,
+    ) {
+        let waiter = Waiter::new(&forward.asker, client, reply_to, now);
+        if self.waiters >= WAITERS {
+            self.report_limit(now, Counter::LimitWaiters, "waiters");
+            return self.shed(now, waiter, Reason::Overload, out);
+        }
+        if let Some(handle) = self.by_key.get(&forward.key.hash()).copied()
+            && let Some(fetch) = self.fetches.get_mut(handle)
+            && fetch.key == forward.key
+        {
+            if fetch.waiters.len() < WAITERS_PER_FETCH {
+                fetch.waiters.push(waiter);
+                self.waiters += 1;
+                self.metrics.counters.count(Counter::Coalesced);
+            } else {
+                self.report_limit(now, Counter::LimitWaiters, "waiters of one fetch");
+                self.shed(now, waiter, Reason::Overload, out);
+            }
+            return;
+        }
+        let candidates = self.candidates(forward.key.name());
+        if candidates.is_empty() {
+            return self.shed(now, waiter, Reason::NoRoute, out);
+        }
+        self.start_fetch(now, forward, waiter, candidates, out);
+    }
+
+    fn start_fetch(
+        &mut self,
+        now: Instant,
+        forward: Forward<'_>,
+        waiter: Waiter,
+        candidates: Vec<usize>,
+        out: &mut Out<'_>,
+    ) {
+        let hash = forward.key.hash();
+        if self.fetches.is_full() {
+            self.report_limit(now, Counter::LimitFetches, "fetches");
+            return self.shed(now, waiter, Reason::Overload, out);
+        }
+        let question = question_of(&forward.key, forward.asker.question);
+        let deadline = now + self.snapshot.routing.deadline;
+        let timers = &mut self.timers;
+        let made = self.fetches.insert_with(|handle| Fetch {
+            key: forward.key,
+            question,
+            dnssec_ok: forward.dnssec_ok,
+            checking_disabled: forward.checking_disabled,
+            waiters: vec![waiter],
+            candidates,
+            cursor: 0,
+            attempt: Attempt::none(now),
+            sends: 0,
+            edns: true,
+            reconnected: false,
+            history: History::default(),
+            timer: timers.allocate(Due::Fetch(handle)),
+            deadline,
+        });
+        let handle = made.expect("checked above that there is room");
+        self.waiters += 1;
+        self.by_key.entry(hash).or_insert(handle);
+        self.next_attempt(now, handle, out);
+    }
+
+    /// Upstreams for a name, by their places in the worker's table.
+    fn candidates(&self, name: &[u8]) -> Vec<usize> {
+        self.snapshot
+            .routes
+            .candidates(name)
+            .iter()
+            .map(|index| self.current[*index])
+            .collect()
+    }
+
+    /// An upstream's reply ends a fetch: cache it, answer everybody.
+    ///
+    /// Gives `false`, and leaves the fetch as it is, if the reply cannot be passed on.
+    pub(super) fn finish_with_reply(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        view: &ResponseView<'_>,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let mut packed = std::mem::take(&mut self.packed);
+        let Ok(cacheable) = pack(view, &self.snapshot.cache.ttl, now, &mut packed) else {
+            self.packed = packed;
+            return false;
+        };
+        if let Some(fetch) = self.end_fetch(handle) {
+            if matches!(cacheable, Cacheable::For(_)) && uses_cache(&self.snapshot) {
+                self.shared.cache.insert(&fetch.key, &packed);
+            }
+            let rcode = view.rcode();
+            let error = view.extended_error();
+            for waiter in fetch.waiters {
+                let answer = Packed::new(&packed);
+                self.deliver(
+                    now,
+                    waiter,
+                    rcode,
+                    Reason::Forwarded,
+                    out,
+                    |reply, asker, settings| {
+                        write_answer(reply, asker, settings, answer, now, error)
+                    },
+                );
+            }
+        }
+        self.packed = packed;
+        true
+    }
+
+    /// No upstream has an answer: everybody gets an rcode with the reason.
+    pub(super) fn finish_with_failure(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        rcode: Rcode,
+        reason: Reason,
+        out: &mut Out<'_>,
+    ) {
+        let Some(fetch) = self.end_fetch(handle) else {
+            return;
+        };
+        let is_resolution_failure = match reason {
+            Reason::TimedOut | Reason::UpstreamsRefused | Reason::UpstreamsUnreachable => true,
+            Reason::Forwarded
+            | Reason::Cached
+            | Reason::CachedFailure
+            | Reason::Blocked
+            | Reason::Hosts
+            | Reason::NotAllowed
+            | Reason::Malformed
+            | Reason::NotSupported
+            | Reason::BadVersion
+            | Reason::RecursionNotDesired
+            | Reason::NoRoute
+            | Reason::Overload
+            | Reason::Stopping => false,
+        };
+        if is_resolution_failure && rcode == Rcode::SERVFAIL {
+            self.cache_failure(now, &fetch.key, &fetch.question);
+        }
+        for waiter in fetch.waiters {
+            self.deliver_rcode(now, waiter, rcode, reason, out);
+        }
+    }
+
+    /// Keeps a resolution failure for a short while (RFC 9520 section 3.2).
+    fn cache_failure(&mut self, now: Instant, key: &Key, question: &[u8]) {
+        if !uses_cache(&self.snapshot) {
+            return;
+        }
+        let mut message = [0u8; 12 + crate::limits::QUESTION_OCTETS];
+        let servfail = Flags::QR | Flags::RD | Flags::RA | Rcode::SERVFAIL.0;
+        message[2..4].copy_from_slice(&servfail.to_be_bytes());
+        message[5] = 1; // one question
+        let len = 12 + question.len();
+        message[12..len].copy_from_slice(question);
+        let mut packed = std::mem::take(&mut self.packed);
+        if let Ok(view) = ResponseView::parse(&message[..len])
+            && let Ok(Cacheable::For(_)) = pack(&view, &self.snapshot.cache.ttl, now, &mut packed)
+        {
+            self.shared.cache.insert(key, &packed);
+        }
+        self.packed = packed;
+    }
+
+    /// Takes a fetch out of all tables; its attempt must have been released or be over.
+    fn end_fetch(&mut self, handle: FetchHandle) -> Option<Fetch> {
+        self.release_attempt(handle, false);
+        let fetch = self.fetches.remove(handle)?;
+        self.timers.release(fetch.timer);
+        self.waiters -= fetch.waiters.len();
+        if self.by_key.get(&fetch.key.hash()) == Some(&handle) {
+            self.by_key.remove(&fetch.key.hash());
+        }
+        Some(fetch)
+    }
+
+    /// A query that gets no fetch.
+    fn shed(&mut self, now: Instant, waiter: Waiter, reason: Reason, out: &mut Out<'_>) {
+        self.deliver_rcode(now, waiter, Rcode::SERVFAIL, reason, out);
+    }
+
+    fn deliver_rcode(
+        &mut self,
+        now: Instant,
+        waiter: Waiter,
+        rcode: Rcode,
+        reason: Reason,
+        out: &mut Out<'_>,
+    ) {
+        self.deliver(now, waiter, rcode, reason, out, |reply, asker, settings| {
+            write_rcode(reply, asker, settings, rcode, reason.extended_error())
+        });
+    }
+}
+
+/// The question as it is asked upstream: the key's lower-case name, the asker's type and class.
+fn question_of(key: &Key, asked: &[u8]) -> Box<[u8]> {
+    let type_and_class = asked
+        .last_chunk::<4>()
+        .expect("a parsed question ends with both");
+    [key.name(), type_and_class].concat().into()
+}
+
+/// Whether answers are kept under this configuration.
+fn uses_cache(snapshot: &Snapshot) -> bool {
+    snapshot.cache.enabled && snapshot.chain.contains(&Stage::Cache)
+}

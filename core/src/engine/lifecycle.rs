@@ -1,0 +1,199 @@
+//! Generations and the end: taking over a new snapshot, stopping, leaving nothing behind.
+
+use std::sync::Arc;
+
+use super::{Action, CloseMode, Conn, Due, Engine, FetchHandle, ListenerId, Out};
+use crate::config::Snapshot;
+use crate::handle::{ConnHandle, SocketHandle};
+use crate::policy::Reason;
+use crate::time::Instant;
+use crate::timers::TimerId;
+use crate::upstream::UpstreamState;
+use crate::wire::Rcode;
+
+/// The engine is stopping.
+#[derive(Debug)]
+pub(super) struct Drain {
+    timer: TimerId,
+    /// [`Action::Stopped`] was given out.
+    stopped: bool,
+}
+
+impl Engine {
+    /// Takes over a new configuration: questions in flight finish with the upstreams they have,
+    /// upstreams whose settings did not change keep their sockets and connections, those that are
+    /// gone get no new query.
+    pub fn handle_reload(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
+        let now = self.advance(now);
+        self.adopt(snapshot);
+        self.settle(now);
+    }
+
+    pub(super) fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+        for state in &mut self.upstreams {
+            state.removed = true;
+        }
+        self.current.clear();
+        for settings in &snapshot.upstreams {
+            let same = |state: &UpstreamState| state.settings == *settings;
+            let place = match self.upstreams.iter().position(same) {
+                Some(place) => place,
+                None => {
+                    let latency = self.metrics.latency(&settings.name);
+                    let state = UpstreamState::new(settings.clone(), latency);
+                    self.place_upstream(state)
+                }
+            };
+            self.upstreams[place].removed = false;
+            self.current.push(place);
+        }
+        self.snapshot = snapshot;
+        self.close_removed();
+    }
+
+    fn place_upstream(&mut self, state: UpstreamState) -> usize {
+        // A place may be named by a fetch that has it among its later candidates, so it is given on
+        // only while nothing is being asked.
+        let free = self
+            .upstreams
+            .iter()
+            .position(|old| old.is_gone() && self.fetches.is_empty());
+        let place = free.unwrap_or(self.upstreams.len());
+        if place == self.upstreams.len() {
+            self.upstreams.push(state);
+        } else {
+            self.upstreams[place] = state;
+        }
+        place
+    }
+
+    /// Lets go of what removed upstreams keep open and do not need for queries in flight.
+    fn close_removed(&mut self) {
+        for place in 0..self.upstreams.len() {
+            if !self.upstreams[place].removed {
+                continue;
+            }
+            let sockets: Vec<SocketHandle> = self.upstreams[place]
+                .sockets
+                .iter()
+                .flatten()
+                .copied()
+                .collect();
+            for socket in sockets {
+                self.retire_socket(socket);
+            }
+            for conn in self.upstreams[place].conns.clone() {
+                let idle = match self.conns.get(conn) {
+                    Some(Conn::Upstream(upstream)) => upstream.ids.live() == 0,
+                    Some(Conn::Client(_)) | None => false,
+                };
+                if idle {
+                    self.close_upstream_conn(conn);
+                }
+            }
+        }
+    }
+
+    /// The process stops: no new connections, queries in flight may finish within the configured
+    /// time, then [`Action::Stopped`]. A second call does nothing.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        let now = self.advance(now);
+        if self.drain.is_some() {
+            return;
+        }
+        let timer = self.timers.allocate(Due::Drain);
+        self.timers
+            .set(timer, now + self.snapshot.control.drain_timeout);
+        self.drain = Some(Drain {
+            timer,
+            stopped: false,
+        });
+        for index in 0..self.snapshot.listen.sockets.len() {
+            let index = u16::try_from(index).expect("listeners are counted in u16");
+            self.actions.push_back(Action::CloseListener {
+                listener: ListenerId(index),
+            });
+        }
+        for conn in self.client_conns() {
+            self.update_client(now, conn); // closes those that have nothing in flight
+        }
+        self.settle(now);
+    }
+
+    /// Time is up: whoever still waits is told so.
+    pub(super) fn drain_is_over(&mut self, now: Instant) {
+        let waiting: Vec<FetchHandle> = self.fetches.iter().map(|(handle, _)| handle).collect();
+        for fetch in waiting {
+            let (rcode, reason) = (Rcode::SERVFAIL, Reason::Stopping);
+            self.finish_with_failure(now, fetch, rcode, reason, &mut Out(None));
+        }
+        for conn in self.client_conns() {
+            if let Some(write) = self.take_writes(now, conn) {
+                self.actions.push_back(write);
+            }
+            if self.conns.contains(conn) {
+                self.close_client(conn, CloseMode::AfterWrites);
+            }
+        }
+    }
+
+    /// The last action of all, once nothing is left.
+    pub(super) fn stopped_if_drained(&mut self) -> Option<Action> {
+        let drain = self.drain.as_ref()?;
+        let timer = drain.timer;
+        let busy = !self.fetches.is_empty()
+            || !self.outbox.is_empty()
+            || self
+                .conns
+                .iter()
+                .any(|(_, conn)| matches!(conn, Conn::Client(_)));
+        if busy || drain.stopped {
+            return None;
+        }
+        let mut open = self.sockets.len() + self.conns.len();
+        if open > 0 {
+            self.close_everything();
+            open = self.sockets.len() + self.conns.len();
+            assert_eq!(
+                open, 0,
+                "without queries in flight every socket can be closed"
+            );
+            return self.actions.pop_front();
+        }
+        self.timers.release(timer);
+        if let Some(drain) = &mut self.drain {
+            drain.stopped = true;
+        }
+        Some(Action::Stopped)
+    }
+
+    fn close_everything(&mut self) {
+        let sockets: Vec<SocketHandle> = self.sockets.iter().map(|(handle, _)| handle).collect();
+        for socket in sockets {
+            self.retire_socket(socket);
+        }
+        let conns: Vec<ConnHandle> = self.conns.iter().map(|(handle, _)| handle).collect();
+        for conn in conns {
+            self.close_upstream_conn(conn);
+        }
+    }
+
+    fn client_conns(&self) -> Vec<ConnHandle> {
+        let clients = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| matches!(conn, Conn::Client(_)));
+        clients.map(|(handle, _)| handle).collect()
+    }
+}
+
+impl Drop for Engine {
+    /// A worker that ends in a panic must not keep its clients' connections counted.
+    fn drop(&mut self) {
+        for (_, conn) in self.conns.iter() {
+            if let Conn::Client(conn) = conn {
+                self.shared.release_connection(conn.counted_for);
+            }
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! The engine: one worker's state machine. Inputs go in with the time, outputs are polled.
+//!
+//! It owns every decision that can be made without a socket: which question is answered from what,
+//! which upstream is asked when, what is retried, what is shed, when things time out. It owns no
+//! socket, reads no clock, and draws randomness from one seed: the same inputs give the same
+//! outputs, byte for byte.
+//!
+//! * **Inputs** are the `handle_*` methods. Each takes `now`; time never goes back, an earlier
+//!   `now` counts as the latest one seen. Any number of inputs may come before outputs are polled.
+//! * **Immediate answers** go into the batch that the caller passes to
+//!   [`handle_datagrams`](Engine::handle_datagrams).
+//! * **Outputs** are [`poll_transmit`](Engine::poll_transmit) for datagrams and
+//!   [`poll_action`](Engine::poll_action) for everything else; poll both until they are empty.
+//! * **Time**: call [`handle_timeout`](Engine::handle_timeout) at
+//!   [`next_timeout`](Engine::next_timeout). Calling it at any other time does nothing.
+//! * **Peers are never an error.** What a client or an upstream does wrong becomes a reply, a
+//!   counter or an event.
+//!
+//! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
+//! `attempt` (whom to ask), `sockets` and `upstream_streams` (how), `deliver` (the way out);
+//! `client_streams` keeps clients' connections, `lifecycle` reloads and stops.
+
+mod attempt;
+mod client_streams;
+mod contract;
+mod deliver;
+mod event;
+mod fetch;
+mod lifecycle;
+mod question;
+mod shared;
+mod sockets;
+#[cfg(test)]
+mod tests;
+mod upstream_streams;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+pub use contract::{
+    Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure, ListenerId,
+    Origin, ProcessExit, Security, Sizes, Transport,
+};
+use deliver::{Late, Out};
+use event::EventGate;
+pub use event::{Event, QueryRecord};
+use fetch::Fetch;
+use lifecycle::Drain;
+use question::{Client, Desk, Verdict};
+pub use shared::Shared;
+
+use crate::batch::{ReceiveBatch, TransmitBatch, Via};
+use crate::config::Snapshot;
+use crate::conn::{ClientConn, UpstreamConn};
+use crate::handle::{
+    self, ConnHandle, ExchangeHandle, Handle, ProcessHandle, Slab, Socket, SocketHandle,
+};
+use crate::hash::Prehashed;
+use crate::limits;
+use crate::metrics::{Counter, WorkerMetrics};
+use crate::policy::fold;
+use crate::rng::Streams;
+use crate::time::Instant;
+use crate::timers::Timers;
+use crate::upstream::{UpstreamSocket, UpstreamState};
+
+/// Marks handles of fetches.
+#[derive(Debug)]
+pub(crate) enum FetchKind {}
+/// Names a fetch.
+pub(crate) type FetchHandle = Handle<FetchKind>;
+
+/// What an engine is made from.
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// What it shares with the other workers.
+    pub shared: Arc<Shared>,
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Its counters: see [`Shared::worker_metrics`].
+    pub metrics: Arc<WorkerMetrics>,
+    /// All randomness comes from here; no two workers may get the same one.
+    pub seed: [u8; 32],
+}
+
+/// Why a connection is not taken: close it at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptRefused {
+    /// All connections that the configuration allows are in use.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// This client has all that the configuration allows it.
+    #[error("too many connections from this client")]
+    TooManyFromClient,
+    /// The process stops, or the listener has gone.
+    #[error("no longer accepting")]
+    Stopping,
+}
+
+/// What the next timeout is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimerKind {
+    /// A question being asked upstream.
+    Fetch,
+    /// The age of a UDP socket.
+    Socket,
+    /// A stream connection.
+    Conn,
+    /// The end of stopping.
+    Drain,
+}
+
+/// Whose deadline a timer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Fetch(FetchHandle),
+    Socket(SocketHandle),
+    Conn(ConnHandle),
+    Drain,
+}
+
+/// Where a reply goes.
+#[derive(Debug, Clone, Copy)]
+enum ReplyTo {
+    Datagram(Via),
+    Stream(ConnHandle),
+}
+
+/// A stream connection of either direction.
+#[derive(Debug)]
+enum Conn {
+    Client(ClientConn),
+    Upstream(UpstreamConn),
+}
+
+/// One worker's state machine. See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    metrics: Arc<WorkerMetrics>,
+    snapshot: Arc<Snapshot>,
+    rng: Streams,
+    /// The latest time seen.
+    now: Instant,
+    timers: Timers<Due>,
+    fetches: Slab<FetchKind, Fetch>,
+    /// The fetch of each question in flight, by the hash of its key.
+    by_key: std::collections::HashMap<u64, FetchHandle, Prehashed>,
+    /// Clients' queries that wait, of all fetches.
+    waiters: usize,
+    /// Upstreams of this and of earlier generations.
+    upstreams: Vec<UpstreamState>,
+    /// Where each upstream of the snapshot is in `upstreams`.
+    current: Vec<usize>,
+    sockets: Slab<Socket, UpstreamSocket>,
+    conns: Slab<handle::Conn, Conn>,
+    outbox: VecDeque<Late>,
+    actions: VecDeque<Action>,
+    /// Connections with something to hand to the adapter.
+    dirty: VecDeque<ConnHandle>,
+    /// Connections that may go on with what was kept while they were paused.
+    resumed: VecDeque<ConnHandle>,
+    events: EventGate,
+    drain: Option<Drain>,
+    /// Room for one reply of any size.
+    scratch: Box<[u8]>,
+    /// Room for one packed answer.
+    packed: Vec<u8>,
+}
+
+impl Engine {
+    /// An engine without sockets or connections, at this time.
+    #[must_use]
+    pub fn new(config: EngineConfig, now: Instant) -> Self {
+        let mut engine = Self {
+            shared: config.shared,
+            metrics: config.metrics,
+            snapshot: Arc::clone(&config.snapshot),
+            rng: Streams::new(config.seed),
+            now,
+            timers: Timers::default(),
+            fetches: Slab::new(limits::FETCHES),
+            by_key: std::collections::HashMap::with_hasher(Prehashed),
+            waiters: 0,
+            upstreams: Vec::new(),
+            current: Vec::new(),
+            sockets: Slab::new(limits::SOCKETS),
+            conns: Slab::new(limits::CONNS),
+            outbox: VecDeque::new(),
+            actions: VecDeque::new(),
+            dirty: VecDeque::new(),
+            resumed: VecDeque::new(),
+            events: EventGate::default(),
+            drain: None,
+            scratch: vec![0; limits::MESSAGE_OCTETS].into(),
+            packed: Vec::new(),
+        };
+        engine.adopt(config.snapshot);
+        engine
+    }
+
+    /// Takes datagrams from one socket. Answers that can be given at once go into `transmit`
+    /// (whose slots must hold 512 octets or more), behind what is in it already; if it is full,
+    /// they wait for [`poll_transmit`](Self::poll_transmit).
+    pub fn handle_datagrams(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        received: &ReceiveBatch,
+        transmit: &mut TransmitBatch,
+    ) {
+        let now = self.advance(now);
+        match origin {
+            Origin::Socket(socket) => {
+                self.upstream_datagrams(now, socket, received, &mut Out(Some(transmit)));
+            }
+            Origin::Listener(listener) => {
+                for (meta, message) in received.iter() {
+                    if meta.truncated {
+                        self.metrics.counters.count(Counter::DroppedTooLong);
+                        continue;
+                    }
+                    let peer = SocketAddr::new(fold(meta.peer.ip()), meta.peer.port());
+                    let via = Via::Listener {
+                        listener,
+                        peer: meta.peer,
+                        source: meta.local,
+                    };
+                    let client = Client {
+                        address: peer,
+                        transport: Transport::Udp,
+                    };
+                    self.client_datagram(now, client, via, message, transmit);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    fn client_datagram(
+        &mut self,
+        now: Instant,
+        client: Client,
+        via: Via,
+        message: &[u8],
+        transmit: &mut TransmitBatch,
+    ) {
+        let desk = Desk {
+            snapshot: &self.snapshot,
+            shared: &self.shared,
+            counters: &self.metrics.counters,
+        };
+        let verdict = if let Some(mut slot) = transmit.reserve() {
+            let verdict = desk.decide(now, message, client, slot.buffer());
+            if let Verdict::Reply(written) = &verdict {
+                slot.commit(via, written.len);
+            }
+            verdict
+        } else {
+            let verdict = desk.decide(now, message, client, &mut self.scratch);
+            if let Verdict::Reply(written) = &verdict {
+                let bytes = self.scratch[..written.len].into();
+                self.send_late(now, via, bytes);
+            }
+            verdict
+        };
+        match verdict {
+            Verdict::Drop => {}
+            Verdict::Reply(written) => self.log_written(now, client, &written),
+            Verdict::Forward(forward) => {
+                let reply_to = ReplyTo::Datagram(via);
+                self.forward(now, forward, client, reply_to, &mut Out(Some(transmit)));
+            }
+        }
+    }
+
+    /// A UDP socket that was asked for is open.
+    pub fn handle_socket_opened(&mut self, now: Instant, socket: SocketHandle) {
+        let now = self.advance(now);
+        self.socket_opened(now, socket);
+    }
+
+    /// A UDP socket could not be opened, or reading or writing it failed (an ICMP error).
+    pub fn handle_socket_failed(&mut self, now: Instant, socket: SocketHandle, why: IoFailure) {
+        let now = self.advance(now);
+        self.socket_failed(now, socket, why);
+        self.settle(now);
+    }
+
+    /// A datagram to a client could not be sent: it is lost, and counted.
+    pub fn handle_send_failed(&mut self, now: Instant, _listener: ListenerId, _why: IoFailure) {
+        self.advance(now);
+        self.metrics.counters.count(Counter::SendFailures);
+    }
+
+    /// A client connected.
+    ///
+    /// # Errors
+    /// [`AcceptRefused`]: close the connection at once, there is no handle for it.
+    pub fn handle_accepted(
+        &mut self,
+        now: Instant,
+        listener: ListenerId,
+        peer: SocketAddr,
+    ) -> Result<ConnHandle, AcceptRefused> {
+        let now = self.advance(now);
+        self.accept(now, listener, peer)
+    }
+
+    /// A connection is ready for use: a client's after its handshake, one of ours after connecting.
+    pub fn handle_established(&mut self, now: Instant, conn: ConnHandle, how: Established) {
+        self.advance(now);
+        match self.conns.get(conn) {
+            Some(Conn::Client(_)) => self.client_established(conn, how),
+            Some(Conn::Upstream(_)) => self.upstream_established(conn),
+            None => self.metrics.counters.count(Counter::DeadHandles),
+        }
+    }
+
+    /// Octets came in.
+    pub fn handle_bytes(&mut self, now: Instant, conn: ConnHandle, bytes: &[u8]) {
+        let now = self.advance(now);
+        match self.conns.get(conn) {
+            Some(Conn::Client(_)) => self.client_bytes(now, conn, bytes),
+            Some(Conn::Upstream(_)) => self.upstream_bytes(now, conn, bytes),
+            None => self.metrics.counters.count(Counter::DeadHandles),
+        }
+        self.settle(now);
+    }
+
+    /// The other side sends nothing more, but may still read.
+    pub fn handle_end_of_stream(&mut self, now: Instant, conn: ConnHandle) {
+        let now = self.advance(now);
+        match self.conns.get(conn) {
+            Some(Conn::Client(_)) => self.client_half_closed(now, conn),
+            Some(Conn::Upstream(_)) => {
+                // Without an end of ours to wait for, an upstream that stops sending has closed.
+                self.upstream_closed(now, conn, Closed::Cleanly);
+                let mode = CloseMode::Now;
+                self.actions.push_back(Action::CloseConn { conn, mode });
+            }
+            None => self.metrics.counters.count(Counter::DeadHandles),
+        }
+        self.settle(now);
+    }
+
+    /// So many octets of [`Action::Write`] were handed to the kernel.
+    pub fn handle_written(&mut self, now: Instant, conn: ConnHandle, octets: usize) {
+        let now = self.advance(now);
+        match self.conns.get_mut(conn) {
+            Some(Conn::Client(_)) => self.client_written(now, conn, octets),
+            Some(Conn::Upstream(upstream)) => {
+                upstream.handed = upstream.handed.saturating_sub(octets);
+            }
+            None => self.metrics.counters.count(Counter::DeadHandles),
+        }
+        self.settle(now);
+    }
+
+    /// A connection has ended, other than by [`Action::CloseConn`]; or it could not be made.
+    pub fn handle_closed(&mut self, now: Instant, conn: ConnHandle, how: Closed) {
+        let now = self.advance(now);
+        match self.conns.get(conn) {
+            Some(Conn::Client(_)) => self.forget_client(conn),
+            Some(Conn::Upstream(_)) => self.upstream_closed(now, conn, how),
+            None => self.metrics.counters.count(Counter::DeadHandles),
+        }
+        self.settle(now);
+    }
+
+    /// A client opened an exchange on an HTTP connection.
+    ///
+    /// # Errors
+    /// [`AcceptRefused`]: reset the exchange. No listener of this build speaks HTTP.
+    pub fn handle_exchange_opened(
+        &mut self,
+        now: Instant,
+        _conn: ConnHandle,
+        _request: http::Request<Bytes>,
+    ) -> Result<ExchangeHandle, AcceptRefused> {
+        self.advance(now);
+        Err(AcceptRefused::Stopping)
+    }
+
+    /// A client reset its exchange.
+    pub fn handle_exchange_reset(&mut self, now: Instant, _exchange: ExchangeHandle) {
+        self.dead_handle(now);
+    }
+
+    /// An upstream answered an exchange.
+    pub fn handle_exchange_answered(
+        &mut self,
+        now: Instant,
+        _exchange: ExchangeHandle,
+        _response: http::Response<Bytes>,
+    ) {
+        self.dead_handle(now);
+    }
+
+    /// An exchange with an upstream failed.
+    pub fn handle_exchange_failed(&mut self, now: Instant, _: ExchangeHandle, _why: IoFailure) {
+        self.dead_handle(now);
+    }
+
+    /// A plugin's process wrote something.
+    pub fn handle_process_bytes(&mut self, now: Instant, _: ProcessHandle, _bytes: &[u8]) {
+        self.dead_handle(now);
+    }
+
+    /// A plugin's process has ended.
+    pub fn handle_process_exited(&mut self, now: Instant, _: ProcessHandle, _how: ProcessExit) {
+        self.dead_handle(now);
+    }
+
+    /// An operator asks something of this worker.
+    pub fn handle_admin(&mut self, now: Instant, call: CallId, what: AdminCall) {
+        self.advance(now);
+        let answer = match what {
+            AdminCall::Sizes => AdminAnswer::Sizes(self.sizes()),
+        };
+        self.actions.push_back(Action::AnswerAdmin { call, answer });
+    }
+
+    /// Time has passed. Does what is due; nothing if nothing is.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.advance(now);
+        while let Some(due) = self.timers.expire(now) {
+            match due {
+                Due::Fetch(fetch) => self.fetch_due(now, fetch),
+                Due::Socket(socket) => self.retire_socket(socket),
+                Due::Conn(conn) => match self.conns.get(conn) {
+                    Some(Conn::Client(_)) => self.client_due(now, conn),
+                    Some(Conn::Upstream(_)) => self.upstream_conn_due(conn),
+                    None => {}
+                },
+                Due::Drain => self.drain_is_over(now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Moves datagrams that wait into `transmit`; whether more are left than fitted.
+    pub fn poll_transmit(&mut self, now: Instant, transmit: &mut TransmitBatch) -> bool {
+        self.advance(now);
+        self.flush_outbox(transmit)
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
+        let now = self.advance(now);
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while let Some(conn) = self.dirty.pop_front() {
+            if let Some(write) = self.take_writes(now, conn) {
+                return Some(write);
+            }
+        }
+        self.stopped_if_drained()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has to be called, and what for.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<(Instant, TimerKind)> {
+        let (at, due) = self.timers.next()?;
+        let kind = match due {
+            Due::Fetch(_) => TimerKind::Fetch,
+            Due::Socket(_) => TimerKind::Socket,
+            Due::Conn(_) => TimerKind::Conn,
+            Due::Drain => TimerKind::Drain,
+        };
+        Some((at, kind))
+    }
+
+    /// How much of each bounded thing there is now.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let is_client = |conn: &Conn| matches!(conn, Conn::Client(_));
+        let client_conns = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| is_client(conn))
+            .count();
+        Sizes {
+            fetches: self.fetches.len(),
+            waiters: self.waiters,
+            sockets: self.sockets.len(),
+            client_conns,
+            upstream_conns: self.conns.len() - client_conns,
+            timers: self.timers.len(),
+        }
+    }
+
+    /// Takes what a connection has to send, as one write.
+    fn take_writes(&mut self, now: Instant, handle: ConnHandle) -> Option<Action> {
+        let bytes = match self.conns.get_mut(handle)? {
+            Conn::Client(conn) => {
+                conn.dirty = false;
+                let bytes = conn.out.split().freeze();
+                if !bytes.is_empty() {
+                    conn.note_handed(now, bytes.len());
+                }
+                bytes
+            }
+            Conn::Upstream(conn) => {
+                conn.dirty = false;
+                let bytes = conn.out.split().freeze();
+                conn.handed += bytes.len();
+                bytes
+            }
+        };
+        self.update_client(now, handle);
+        (!bytes.is_empty()).then_some(Action::Write {
+            conn: handle,
+            bytes,
+        })
+    }
+
+    /// Lets connections that may read again go on with what they had kept.
+    fn settle(&mut self, now: Instant) {
+        while let Some(conn) = self.resumed.pop_front() {
+            self.client_resumed(now, conn);
+        }
+    }
+
+    fn advance(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn dead_handle(&mut self, now: Instant) {
+        self.advance(now);
+        self.metrics.counters.count(Counter::DeadHandles);
+    }
+
+    fn report_limit(&mut self, now: Instant, counter: Counter, limit: &'static str) {
+        self.metrics.counters.count(counter);
+        self.report(now, Event::LimitReached { limit });
+    }
+
+    fn report(&mut self, now: Instant, event: Event) {
+        let (passes, summary) = self.events.admit(now, &event);
+        for event in summary.into_iter().chain(passes.then_some(event)) {
+            if self.actions.len() < limits::EVENTS {
+                self.actions.push_back(Action::Report(event));
+            } else {
+                self.metrics.counters.count(Counter::LimitEvents);
+            }
+        }
+    }
+}

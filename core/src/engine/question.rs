@@ -1,0 +1,346 @@
+//! One question through the chain, up to the point where something has to be asked of somebody.
+//!
+//! Reads the snapshot and the cache and writes a reply; changes nothing else, allocates nothing on
+//! a cache hit. What cannot be answered here comes back as [`Verdict::Forward`].
+
+use std::net::SocketAddr;
+
+use super::Transport;
+use crate::cache::Key;
+use crate::config::{Snapshot, Stage};
+use crate::engine::Shared;
+use crate::limits::MESSAGE_OCTETS;
+use crate::metrics::{Counter, Counters};
+use crate::policy::{Hosts, HostsAnswer, Reason};
+use crate::time::Instant;
+use crate::wire::{
+    Asker, Flags, LocalData, LocalRecord, Owner, QueryView, Rcode, RecordClass, RecordType,
+    Rejected, ReplySettings, local_soa, write_answer, write_local, write_rcode,
+};
+
+/// Who asks, and over what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client {
+    pub(super) address: SocketAddr,
+    pub(super) transport: Transport,
+}
+
+/// What a question led to.
+#[derive(Debug)]
+pub(super) enum Verdict<'m> {
+    /// A reply of this many octets was written.
+    Reply(Written<'m>),
+    /// It has to be forwarded.
+    Forward(Forward<'m>),
+    /// It gets no reply.
+    Drop,
+}
+
+/// A reply that was written, and what it says.
+#[derive(Debug)]
+pub(super) struct Written<'m> {
+    pub(super) len: usize,
+    pub(super) asker: Asker<'m>,
+    pub(super) rcode: Rcode,
+    pub(super) reason: Reason,
+}
+
+/// A question to be forwarded.
+#[derive(Debug)]
+pub(super) struct Forward<'m> {
+    pub(super) key: Key,
+    pub(super) asker: Asker<'m>,
+    pub(super) dnssec_ok: bool,
+    pub(super) checking_disabled: bool,
+}
+
+/// What deciding about a question needs to see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Desk<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) shared: &'a Shared,
+    pub(super) counters: &'a Counters,
+}
+
+impl Desk<'_> {
+    /// Takes a message from a client; a reply goes into `reply`, at least 512 octets long.
+    pub(super) fn decide<'m>(
+        &self,
+        now: Instant,
+        message: &'m [u8],
+        client: Client,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let parsed = QueryView::parse(message);
+        if matches!(parsed, Err(Rejected::Drop)) {
+            self.counters.count(Counter::DroppedGarbage);
+            return Verdict::Drop;
+        }
+        self.count_query(client.transport);
+        let allowed = self.snapshot.acl.allows(client.address.ip());
+        let query = match parsed {
+            Ok(query) => query,
+            Err(Rejected::Reply { asker, .. }) if !allowed => {
+                return self.not_allowed(asker, reply);
+            }
+            Err(Rejected::Reply { asker, rcode }) => {
+                let reason = match rcode {
+                    Rcode::NOTIMP => Reason::NotSupported,
+                    Rcode::BADVERS => Reason::BadVersion,
+                    _ => Reason::Malformed,
+                };
+                return self.rcode(asker, rcode, reason, reply);
+            }
+            Err(Rejected::Drop) => return Verdict::Drop,
+        };
+        let limit = match client.transport {
+            Transport::Udp => query.udp_limit(self.snapshot.listen.udp_size),
+            Transport::Tcp | Transport::Dot | Transport::Doh => MESSAGE_OCTETS,
+        };
+        let asker = query.asker(limit.min(reply.len()));
+        if !allowed {
+            return self.not_allowed(asker, reply);
+        }
+        if !is_forwardable(query.record_type(), query.record_class()) {
+            return self.rcode(asker, Rcode::REFUSED, Reason::NotSupported, reply);
+        }
+        self.run_chain(now, &query, asker, reply)
+    }
+
+    fn run_chain<'m>(
+        &self,
+        now: Instant,
+        query: &QueryView<'m>,
+        asker: Asker<'m>,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let dnssec_ok = query.edns().is_some_and(|edns| edns.dnssec_ok);
+        let checking_disabled = query.flags().contains(Flags::CD);
+        let key = Key::new(
+            &self.shared.hash,
+            query.name(),
+            query.record_type(),
+            query.record_class(),
+            dnssec_ok,
+            checking_disabled,
+            None, // the client's subnet goes nowhere, so no answer depends on it
+        );
+        for stage in &self.snapshot.chain {
+            let answered = match stage {
+                Stage::Blacklist => self.blacklist(&key, asker, reply),
+                Stage::Hosts => self.hosts(&key, query, asker, reply),
+                Stage::Cache => self.cached(now, &key, asker, reply),
+                Stage::Policy => None, // no plugin can be configured yet
+                Stage::Upstream if !query.flags().contains(Flags::RD) => {
+                    let reason = Reason::RecursionNotDesired;
+                    return self.rcode(asker, Rcode::REFUSED, reason, reply);
+                }
+                Stage::Upstream => {
+                    return Verdict::Forward(Forward {
+                        key,
+                        asker,
+                        dnssec_ok,
+                        checking_disabled,
+                    });
+                }
+            };
+            if let Some((len, rcode, reason)) = answered {
+                return self.written(len, asker, rcode, reason, reply);
+            }
+        }
+        self.rcode(asker, Rcode::SERVFAIL, Reason::NoRoute, reply)
+    }
+
+    fn blacklist(&self, key: &Key, asker: Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
+        if self.snapshot.blocklist.is_empty() {
+            return None;
+        }
+        self.snapshot.blocklist.matches(key.name())?;
+        self.counters.count(Counter::Blocked);
+        let error = Reason::Blocked.extended_error();
+        let len = write_rcode(reply, &asker, self.settings(), Rcode::REFUSED, error);
+        Some((len, Rcode::REFUSED, Reason::Blocked))
+    }
+
+    fn hosts(
+        &self,
+        key: &Key,
+        query: &QueryView<'_>,
+        asker: Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        let hosts = self.snapshot.hosts.as_ref()?;
+        if query.record_class() != RecordClass::IN {
+            return None;
+        }
+        let records = hosts_records(hosts, key.name(), query.record_type())?;
+        self.counters.count(Counter::HostsAnswers);
+        let soa = local_soa(hosts.ttl());
+        let authority = if records.is_empty() { &[soa][..] } else { &[] };
+        let settings = self.settings();
+        let len = write_local(
+            reply,
+            &asker,
+            settings,
+            Rcode::NOERROR,
+            &records,
+            authority,
+            None,
+        );
+        Some((len, Rcode::NOERROR, Reason::Hosts))
+    }
+
+    fn cached(
+        &self,
+        now: Instant,
+        key: &Key,
+        asker: Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        if !self.snapshot.cache.enabled {
+            return None;
+        }
+        let settings = self.settings();
+        let found = self.shared.cache.lookup(key, now, |answer| {
+            let rcode = answer.rcode();
+            let failed = rcode == Rcode::SERVFAIL;
+            let reason = if failed {
+                Reason::CachedFailure
+            } else {
+                Reason::Cached
+            };
+            let error = reason.extended_error();
+            (
+                write_answer(reply, &asker, settings, answer, now, error),
+                rcode,
+                reason,
+            )
+        });
+        let hit = found.is_some();
+        self.counters.count(if hit {
+            Counter::CacheHits
+        } else {
+            Counter::CacheMisses
+        });
+        found
+    }
+
+    fn not_allowed<'m>(&self, asker: Asker<'m>, reply: &mut [u8]) -> Verdict<'m> {
+        self.counters.count(Counter::AclRefused);
+        self.rcode(asker, Rcode::REFUSED, Reason::NotAllowed, reply)
+    }
+
+    fn rcode<'m>(
+        &self,
+        asker: Asker<'m>,
+        rcode: Rcode,
+        reason: Reason,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let len = write_rcode(
+            reply,
+            &asker,
+            self.settings(),
+            rcode,
+            reason.extended_error(),
+        );
+        self.written(len, asker, rcode, reason, reply)
+    }
+
+    fn written<'m>(
+        &self,
+        len: usize,
+        asker: Asker<'m>,
+        rcode: Rcode,
+        reason: Reason,
+        reply: &[u8],
+    ) -> Verdict<'m> {
+        count_reply(self.counters, rcode, &reply[..len]);
+        Verdict::Reply(Written {
+            len,
+            asker,
+            rcode,
+            reason,
+        })
+    }
+
+    fn settings(&self) -> ReplySettings {
+        ReplySettings {
+            udp_size: self.snapshot.listen.udp_size,
+        }
+    }
+
+    fn count_query(&self, transport: Transport) {
+        self.counters.count(Counter::Queries);
+        match transport {
+            Transport::Udp => self.counters.count(Counter::QueriesUdp),
+            Transport::Tcp => self.counters.count(Counter::QueriesTcp),
+            Transport::Dot | Transport::Doh => {} // no listener of this build speaks them
+        }
+    }
+}
+
+/// Length, rcode and reason of a reply.
+type Answered = (usize, Rcode, Reason);
+
+/// Counts a reply by what it says.
+pub(super) fn count_reply(counters: &Counters, rcode: Rcode, reply: &[u8]) {
+    counters.count(match rcode {
+        Rcode::NOERROR => Counter::RepliesNoError,
+        Rcode::FORMERR => Counter::RepliesFormErr,
+        Rcode::SERVFAIL => Counter::RepliesServFail,
+        Rcode::NXDOMAIN => Counter::RepliesNxDomain,
+        Rcode::NOTIMP => Counter::RepliesNotImp,
+        Rcode::REFUSED => Counter::RepliesRefused,
+        _ => Counter::RepliesOther,
+    });
+    const TC: u8 = 0x02; // in the third octet of a header
+    if reply.get(2).is_some_and(|flags| flags & TC != 0) {
+        counters.count(Counter::RepliesTruncated);
+    }
+}
+
+/// Whether one question and one answer can carry it: no transfers, no transaction types, no
+/// question for "any class" (RFC 1035 section 3.2.3, RFC 6895 section 3.1).
+fn is_forwardable(record_type: RecordType, class: RecordClass) -> bool {
+    const QCLASS_NONE: u16 = 254;
+    const META_TYPES: std::ops::RangeInclusive<u16> = 249..=254; // TKEY TSIG IXFR AXFR MAILB MAILA
+    let meta =
+        META_TYPES.contains(&record_type.0) || record_type == RecordType::OPT || record_type.0 == 0;
+    !meta && class.0 != 0 && class.0 < QCLASS_NONE
+}
+
+/// The records that the hosts file has, or `None` if it does not know the name.
+fn hosts_records<'a>(
+    hosts: &'a Hosts,
+    name: &[u8],
+    record_type: RecordType,
+) -> Option<Vec<LocalRecord<'a>>> {
+    let ttl = hosts.ttl();
+    let record = |record_type, data| LocalRecord {
+        owner: Owner::Question,
+        record_type,
+        ttl,
+        data,
+    };
+    match hosts.lookup(name, record_type) {
+        HostsAnswer::NotListed => None,
+        HostsAnswer::NoData => Some(Vec::new()),
+        HostsAnswer::Addresses { v4, v6 } => {
+            let v4 = v4.iter().map(|ip| record(RecordType::A, LocalData::A(*ip)));
+            let v6 = v6
+                .iter()
+                .map(|ip| record(RecordType::AAAA, LocalData::Aaaa(*ip)));
+            Some(v4.chain(v6).collect())
+        }
+        HostsAnswer::Pointers(names) => {
+            let pointer = |name: &'a crate::wire::Name| LocalData::Name(name.as_wire());
+            Some(
+                names
+                    .iter()
+                    .map(|name| record(RecordType::PTR, pointer(name)))
+                    .collect(),
+            )
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! UDP sockets towards upstreams: taking one for a query, replies, failures, retirement.
+
+use super::attempt::{Carrier, Failure};
+use super::fetch::AttemptVia;
+use super::{Action, Due, Engine, Event, FetchHandle, IoFailure, Out};
+use crate::batch::ReceiveBatch;
+use crate::handle::SocketHandle;
+use crate::limits::{MISMATCHES_PER_SOCKET, SOCKET_AGE, SOCKETS_PER_UPSTREAM};
+use crate::metrics::Counter;
+use crate::time::Instant;
+use crate::upstream::{Owner, UpstreamSocket};
+use crate::wire::{Rcode, ResponseView};
+
+impl Engine {
+    /// A random one of the upstream's sockets, opened if its place is empty or its time is over.
+    pub(super) fn take_socket(&mut self, now: Instant, upstream: usize) -> Option<SocketHandle> {
+        let place = self.rng.ports.below(SOCKETS_PER_UPSTREAM);
+        if let Some(handle) = self.upstreams[upstream].sockets[place] {
+            let socket = self
+                .sockets
+                .get(handle)
+                .expect("a place names a live socket");
+            if !socket.is_used_up(now) {
+                return Some(handle);
+            }
+            self.retire_socket(handle);
+        }
+        self.open_socket(now, upstream, place)
+    }
+
+    fn open_socket(&mut self, now: Instant, upstream: usize, place: usize) -> Option<SocketHandle> {
+        let timers = &mut self.timers;
+        let made = self.sockets.insert_with(|handle| {
+            let timer = timers.allocate(Due::Socket(handle));
+            timers.set(timer, now + SOCKET_AGE);
+            UpstreamSocket::new(upstream, place, now, timer)
+        });
+        let Ok(socket) = made else {
+            self.report_limit(now, Counter::LimitSockets, "upstream sockets");
+            return None;
+        };
+        let state = &mut self.upstreams[upstream];
+        state.sockets[place] = Some(socket);
+        let remote = state.settings.addr;
+        self.metrics.counters.count(Counter::SocketsOpened);
+        self.actions.push_back(Action::OpenSocket {
+            socket,
+            remote,
+            source: None,
+        });
+        Some(socket)
+    }
+
+    /// The socket is open: send what waited for it.
+    pub(super) fn socket_opened(&mut self, now: Instant, handle: SocketHandle) {
+        let Some(socket) = self.sockets.get_mut(handle) else {
+            return self.metrics.counters.count(Counter::DeadHandles);
+        };
+        socket.open = true;
+        for fetch in std::mem::take(&mut socket.waiting) {
+            let still_waits = self
+                .sockets
+                .get(handle)
+                .is_some_and(|socket| socket.ids.owners().any(|owner| owner == fetch));
+            if still_waits {
+                self.send_query(now, fetch, &mut Out(None));
+            }
+        }
+    }
+
+    /// The network refused on this socket: its queries go elsewhere.
+    pub(super) fn socket_failed(&mut self, now: Instant, handle: SocketHandle, why: IoFailure) {
+        let Some(socket) = self.sockets.get(handle) else {
+            return self.metrics.counters.count(Counter::DeadHandles);
+        };
+        let owners: Vec<FetchHandle> = socket.ids.owners().collect();
+        // An ICMP error says something of the other host, not of this socket: it goes on.
+        let usable = socket.open && matches!(why, IoFailure::Refused | IoFailure::Unreachable);
+        if !usable {
+            self.retire_socket(handle);
+        }
+        for fetch in owners {
+            self.attempt_failed(now, fetch, Failure::Network(why), &mut Out(None));
+        }
+    }
+
+    /// Replies, or what looks like some.
+    pub(super) fn upstream_datagrams(
+        &mut self,
+        now: Instant,
+        handle: SocketHandle,
+        received: &ReceiveBatch,
+        out: &mut Out<'_>,
+    ) {
+        for (meta, message) in received.iter() {
+            if !self.sockets.contains(handle) {
+                self.metrics.counters.count(Counter::DeadHandles);
+            } else if meta.truncated {
+                self.mismatch(now, handle, Counter::ReplyGarbage);
+            } else if let Err(what) = self.upstream_datagram(now, handle, message, out) {
+                self.mismatch(now, handle, what);
+            }
+        }
+    }
+
+    /// Takes a datagram if id and question match a query in flight on this socket. The socket is
+    /// connected, so the kernel has compared addresses and ports.
+    fn upstream_datagram(
+        &mut self,
+        now: Instant,
+        handle: SocketHandle,
+        message: &[u8],
+        out: &mut Out<'_>,
+    ) -> Result<(), Counter> {
+        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
+        let socket = self.sockets.get(handle).expect("checked by the caller");
+        let fetch = match socket.ids.owner(id) {
+            Owner::Live(fetch) => fetch,
+            Owner::GaveUp => {
+                self.metrics.counters.count(Counter::ReplyLate);
+                return Ok(());
+            }
+            Owner::Unknown => return Err(Counter::ReplyUnknownId),
+        };
+        let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
+        self.check_question(fetch, &view)?;
+        self.reply(now, fetch, &view, Carrier::Datagram, out);
+        Ok(())
+    }
+
+    /// Whether a reply is for what was asked. A server that could not read the question may leave
+    /// it out.
+    pub(super) fn check_question(
+        &self,
+        fetch: FetchHandle,
+        view: &ResponseView<'_>,
+    ) -> Result<(), Counter> {
+        let sent = &self
+            .fetches
+            .get(fetch)
+            .expect("an id in flight has a fetch")
+            .question;
+        let errors = [
+            Rcode::FORMERR,
+            Rcode::SERVFAIL,
+            Rcode::NOTIMP,
+            Rcode::REFUSED,
+        ];
+        let unread = view.question().is_empty() && errors.contains(&view.rcode());
+        if unread || view.matches_question(sent) {
+            Ok(())
+        } else {
+            Err(Counter::ReplyWrongQuestion)
+        }
+    }
+
+    /// A datagram that answers no query of ours. It changes nothing, but many of them mean that
+    /// somebody has found the port and is guessing ids.
+    fn mismatch(&mut self, now: Instant, handle: SocketHandle, what: Counter) {
+        self.metrics.counters.count(what);
+        let Some(socket) = self.sockets.get_mut(handle) else {
+            return;
+        };
+        socket.mismatches += 1;
+        if socket.mismatches == MISMATCHES_PER_SOCKET {
+            let upstream = self.upstreams[socket.upstream].settings.name.clone();
+            self.retire_socket(handle);
+            self.report(now, Event::UpstreamSpoofed { upstream });
+        }
+    }
+
+    /// Takes a socket out of its place; it is closed when its last query has ended.
+    pub(super) fn retire_socket(&mut self, handle: SocketHandle) {
+        let Some(socket) = self.sockets.get_mut(handle) else {
+            return;
+        };
+        if socket.retired {
+            return;
+        }
+        socket.retired = true;
+        let state = &mut self.upstreams[socket.upstream];
+        state.sockets[socket.place] = None;
+        state.retired_sockets += 1;
+        self.close_socket_if_done(handle);
+    }
+
+    fn close_socket_if_done(&mut self, handle: SocketHandle) {
+        let Some(socket) = self.sockets.get(handle) else {
+            return;
+        };
+        if !socket.retired || socket.ids.live() > 0 {
+            return;
+        }
+        let (upstream, timer) = (socket.upstream, socket.timer);
+        self.sockets.remove(handle);
+        self.timers.release(timer);
+        self.upstreams[upstream].retired_sockets -= 1;
+        self.actions
+            .push_back(Action::CloseSocket { socket: handle });
+    }
+
+    /// A query on this socket has ended.
+    pub(super) fn release_socket_id(
+        &mut self,
+        fetch: FetchHandle,
+        handle: SocketHandle,
+        id: u16,
+        late: bool,
+    ) {
+        let Some(socket) = self.sockets.get_mut(handle) else {
+            return;
+        };
+        if late {
+            socket.ids.give_up(id);
+        } else {
+            socket.ids.release(id);
+        }
+        if !socket.open {
+            socket.waiting.retain(|waiting| *waiting != fetch);
+        }
+        self.upstreams[socket.upstream].in_flight -= 1;
+        self.close_socket_if_done(handle);
+    }
+
+    /// Whether the socket of the attempt in flight is open.
+    pub(super) fn is_socket_open(&self, fetch: FetchHandle) -> bool {
+        let Some(fetch) = self.fetches.get(fetch) else {
+            return false;
+        };
+        match fetch.attempt.via {
+            AttemptVia::Socket(socket, _) => {
+                self.sockets.get(socket).is_some_and(|socket| socket.open)
+            }
+            AttemptVia::Nothing | AttemptVia::Conn(..) => false,
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! A host for one engine: carries out its actions in memory, with time as a number.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::batch::{ReceiveBatch, TransmitBatch, Via};
+use crate::config::{
+    CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
+    RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamProtocol, UpstreamSettings,
+};
+use crate::engine::{
+    Action, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
+};
+use crate::handle::{ConnHandle, SocketHandle};
+use crate::metrics::{Counter, WorkerMetrics};
+use crate::policy::{Acl, Blocklist};
+use crate::time::{Duration, Instant};
+use crate::upstream::Routes;
+use crate::wire::Rcode;
+
+pub(super) const UDP: ListenerId = ListenerId(0);
+pub(super) const TCP: ListenerId = ListenerId(1);
+
+pub(super) fn client() -> SocketAddr {
+    "127.0.0.1:40000".parse().expect("an address")
+}
+
+pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettings {
+    UpstreamSettings {
+        name: name.to_owned(),
+        protocol,
+        addr: "192.0.2.1:53".parse().expect("an address"),
+        timeout: Duration::from_secs(2),
+        max_in_flight: 1_000,
+    }
+}
+
+pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
+    let addr = "127.0.0.1:53".parse().expect("an address");
+    Snapshot {
+        generation: 1,
+        listen: ListenSettings {
+            sockets: [Transport::Udp, Transport::Tcp]
+                .map(|transport| ListenSocket { transport, addr })
+                .to_vec(),
+            metrics: None,
+            read_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(2),
+            tcp_idle_timeout: Duration::from_secs(10),
+            reuse_port: true,
+            reuse_addr: true,
+            udp_size: 1232,
+            workers: Some(1),
+            max_connections: 100,
+            max_connections_per_client: 10,
+        },
+        logging: LoggingSettings {
+            level: Level::Info,
+            log_queries: false,
+        },
+        acl: Acl::default(),
+        chain: vec![
+            Stage::Blacklist,
+            Stage::Hosts,
+            Stage::Cache,
+            Stage::Policy,
+            Stage::Upstream,
+        ],
+        blocklist: Arc::new(Blocklist::builder().build()),
+        hosts: None,
+        routes: Routes::new(&vec![Vec::new(); upstreams.len()]),
+        upstreams,
+        routing: RoutingSettings {
+            deadline: Duration::from_millis(4_500),
+            attempts_max: 8,
+            failover_on: vec![Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP],
+        },
+        cache: CacheSettings {
+            enabled: true,
+            capacity: 1_000,
+            max_bytes: 1 << 20,
+            ttl: TtlBounds {
+                min_seconds: 5,
+                max_seconds: 3_600,
+                negative_max_seconds: 3_600,
+                servfail_seconds: 5,
+            },
+        },
+        control: ControlSettings {
+            restart_backoff: Duration::from_millis(200),
+            restart_max_backoff: Duration::from_secs(5),
+            max_consecutive_failure: 0,
+            min_stable_run: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+        },
+    }
+}
+
+/// One engine and what it has done so far.
+pub(super) struct World {
+    pub(super) engine: Engine,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) now: Instant,
+    transmit: TransmitBatch,
+    /// Replies to clients' datagrams.
+    pub(super) replies: VecDeque<Vec<u8>>,
+    /// Datagrams to upstreams.
+    pub(super) queries: VecDeque<(SocketHandle, Vec<u8>)>,
+    pub(super) open_sockets: Vec<SocketHandle>,
+    /// Connections asked for and not yet established.
+    pub(super) connects: VecDeque<ConnHandle>,
+    /// Octets written to each connection and not looked at.
+    pub(super) written: BTreeMap<usize, Vec<u8>>,
+    pub(super) closed: Vec<ConnHandle>,
+    pub(super) paused: Vec<ConnHandle>,
+    pub(super) events: Vec<Event>,
+    pub(super) closed_listeners: Vec<ListenerId>,
+    pub(super) stopped: bool,
+    /// Whether writes leave at once.
+    pub(super) writable: bool,
+}
+
+impl World {
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        Self::with_seed(snapshot, [9; 32])
+    }
+
+    pub(super) fn with_seed(snapshot: Snapshot, seed: [u8; 32]) -> Self {
+        let shared = Arc::new(Shared::new(&snapshot, seed));
+        let metrics = shared.worker_metrics();
+        let now = Instant::ZERO + Duration::from_secs(1_000);
+        let config = EngineConfig {
+            shared: Arc::clone(&shared),
+            snapshot: Arc::new(snapshot),
+            metrics: Arc::clone(&metrics),
+            seed,
+        };
+        Self {
+            engine: Engine::new(config, now),
+            metrics,
+            shared,
+            now,
+            transmit: TransmitBatch::new(64, 1232),
+            replies: VecDeque::new(),
+            queries: VecDeque::new(),
+            open_sockets: Vec::new(),
+            connects: VecDeque::new(),
+            written: BTreeMap::new(),
+            closed: Vec::new(),
+            paused: Vec::new(),
+            events: Vec::new(),
+            closed_listeners: Vec::new(),
+            stopped: false,
+            writable: true,
+        }
+    }
+
+    pub(super) fn count(&self, counter: Counter) -> u64 {
+        self.metrics.counters.value(counter)
+    }
+
+    /// A client's datagram.
+    pub(super) fn ask(&mut self, message: &[u8]) {
+        self.ask_all(&[message]);
+    }
+
+    pub(super) fn ask_all(&mut self, messages: &[&[u8]]) {
+        let mut batch = ReceiveBatch::new(messages.len(), 4_096);
+        for message in messages {
+            batch.push(client(), None, message).expect("room");
+        }
+        let origin = Origin::Listener(UDP);
+        self.engine
+            .handle_datagrams(self.now, origin, &batch, &mut self.transmit);
+        self.pump();
+    }
+
+    /// A datagram from an upstream.
+    pub(super) fn upstream_says(&mut self, socket: SocketHandle, message: &[u8]) {
+        let mut batch = ReceiveBatch::new(1, 4_096);
+        batch.push(client(), None, message).expect("room");
+        let origin = Origin::Socket(socket);
+        self.engine
+            .handle_datagrams(self.now, origin, &batch, &mut self.transmit);
+        self.pump();
+    }
+
+    /// Lets time pass, timer by timer.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.engine.next_timeout().filter(|(at, _)| *at <= end) {
+            assert!(at >= self.now, "a deadline in the past was announced");
+            self.now = at;
+            self.engine.handle_timeout(at);
+            assert!(
+                self.engine.next_timeout().is_none_or(|(next, _)| next > at),
+                "due again"
+            );
+            self.pump();
+        }
+        self.now = end;
+    }
+
+    pub(super) fn connect_client(&mut self) -> ConnHandle {
+        let conn = self
+            .engine
+            .handle_accepted(self.now, TCP, client())
+            .expect("room");
+        self.engine
+            .handle_established(self.now, conn, Established::default());
+        self.pump();
+        conn
+    }
+
+    pub(super) fn stream_says(&mut self, conn: ConnHandle, bytes: &[u8]) {
+        self.engine.handle_bytes(self.now, conn, bytes);
+        self.pump();
+    }
+
+    /// The next connect succeeds.
+    pub(super) fn establish(&mut self) -> ConnHandle {
+        let conn = self.connects.pop_front().expect("a connect");
+        self.engine
+            .handle_established(self.now, conn, Established::default());
+        self.pump();
+        conn
+    }
+
+    /// Messages written to a connection, without their lengths.
+    pub(super) fn messages(&mut self, conn: ConnHandle) -> Vec<Vec<u8>> {
+        let bytes = self.written.remove(&conn.index()).unwrap_or_default();
+        let mut rest = &bytes[..];
+        let mut messages = Vec::new();
+        while let Some((message, after)) = crate::conn::split_message(rest) {
+            messages.push(message.to_vec());
+            rest = after;
+        }
+        assert!(rest.is_empty(), "whole messages are written");
+        messages
+    }
+
+    pub(super) fn pump(&mut self) {
+        loop {
+            let more = self.engine.poll_transmit(self.now, &mut self.transmit);
+            self.take_transmits();
+            let mut idle = !more;
+            while let Some(action) = self.engine.poll_action(self.now) {
+                idle = false;
+                self.perform(action);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn take_transmits(&mut self) {
+        for (meta, bytes) in self.transmit.iter() {
+            match meta.via {
+                Via::Listener { peer, .. } => {
+                    assert_eq!(peer, client());
+                    self.replies.push_back(bytes.to_vec());
+                }
+                Via::Socket(socket) => {
+                    assert!(
+                        self.open_sockets.contains(&socket),
+                        "sent on a closed socket"
+                    );
+                    self.queries.push_back((socket, bytes.to_vec()));
+                }
+            }
+        }
+        self.transmit.clear();
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::OpenSocket { socket, .. } => {
+                self.open_sockets.push(socket);
+                self.engine.handle_socket_opened(self.now, socket);
+            }
+            Action::CloseSocket { socket } => self.open_sockets.retain(|open| *open != socket),
+            Action::Connect { conn, .. } => self.connects.push_back(conn),
+            Action::Write { conn, bytes } => {
+                self.written
+                    .entry(conn.index())
+                    .or_default()
+                    .extend_from_slice(&bytes);
+                if self.writable {
+                    self.engine.handle_written(self.now, conn, bytes.len());
+                }
+            }
+            Action::PauseReading { conn } => self.paused.push(conn),
+            Action::ResumeReading { conn } => self.paused.retain(|paused| *paused != conn),
+            Action::CloseConn { conn, .. } => {
+                self.connects.retain(|waiting| *waiting != conn);
+                self.closed.push(conn);
+            }
+            Action::CloseListener { listener } => self.closed_listeners.push(listener),
+            Action::Report(event) => self.events.push(event),
+            Action::Stopped => self.stopped = true,
+            Action::Respond { .. }
+            | Action::CancelResponse { .. }
+            | Action::StartExchange { .. }
+            | Action::CancelExchange { .. }
+            | Action::StartProcess { .. }
+            | Action::FeedProcess { .. }
+            | Action::KillProcess { .. }
+            | Action::AnswerAdmin { .. } => panic!("not asked for: {action:?}"),
+        }
+    }
+}
+
+/// A query of a client: id, RD, one question of type A, no EDNS.
+pub(super) fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.trim_end_matches('.').split('.') {
+        message.push(u8::try_from(label.len()).expect("short"));
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 0, 1, 0, 1]);
+    message
+}
+
+/// The reply of a server to a query of ours: one address with this TTL. Drops our OPT.
+pub(super) fn reply(query: &[u8], ttl: u32) -> Vec<u8> {
+    let mut message = error(query, 0);
+    message[7] = 1;
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+    message.extend_from_slice(&ttl.to_be_bytes());
+    message.extend_from_slice(&[0, 4, 192, 0, 2, 7]);
+    message
+}
+
+/// The reply of a server that has only an rcode to give.
+pub(super) fn error(query: &[u8], rcode: u8) -> Vec<u8> {
+    let end = 12
+        + query[12..]
+            .iter()
+            .position(|octet| *octet == 0)
+            .expect("a root")
+        + 5;
+    let mut message = query[..end].to_vec();
+    message[2] |= 0x80;
+    message[3] = 0x80 | rcode;
+    message[6..12].fill(0);
+    message
+}
+
+pub(super) fn rcode(message: &[u8]) -> u8 {
+    message[3] & 15
+}
+
+pub(super) fn id(message: &[u8]) -> u16 {
+    u16::from_be_bytes([message[0], message[1]])
+}
+
+/// The TTL of the one record behind the question.
+pub(super) fn ttl(reply: &[u8], query: &[u8]) -> u32 {
+    let at = query.len() + 6;
+    u32::from_be_bytes(reply[at..at + 4].try_into().expect("four octets"))
+}

@@ -1,0 +1,6 @@
+//! The engine without a socket and without a clock.
+
+mod forwarding;
+mod harness;
+mod lifecycle;
+mod streams;

@@ -1,0 +1,219 @@
+//! Stream connections: clients that pipeline, upstreams that are kept, truncation, breakage.
+
+use super::harness::{World, id, query, rcode, reply, snapshot, upstream};
+use crate::config::{Snapshot, UpstreamProtocol};
+use crate::engine::{Closed, IoFailure};
+use crate::limits::CLIENT_PIPELINE;
+use crate::metrics::Counter;
+use crate::time::Duration;
+
+fn udp() -> Snapshot {
+    snapshot(vec![upstream("one", UpstreamProtocol::Udp)])
+}
+
+fn tcp() -> Snapshot {
+    snapshot(vec![upstream("one", UpstreamProtocol::Tcp)])
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).expect("short");
+    [&length.to_be_bytes(), message].concat()
+}
+
+#[test]
+fn a_truncated_reply_leads_to_tcp_at_the_same_upstream() {
+    let mut world = World::new(udp());
+    world.ask(&query(1, "big.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    let mut truncated = reply(&sent, 60);
+    truncated[2] |= 2;
+    world.upstream_says(socket, &truncated);
+    assert!(world.replies.is_empty());
+    let conn = world.establish();
+    let sent = world.messages(conn).remove(0);
+    world.stream_says(conn, &framed(&reply(&sent, 60)));
+    assert_eq!(rcode(&world.replies[0]), 0);
+    assert_eq!(world.count(Counter::UpstreamTruncated), 1);
+}
+
+#[test]
+fn a_connection_to_an_upstream_is_kept_and_pipelined() {
+    let mut world = World::new(tcp());
+    for n in 0..3 {
+        world.ask(&query(n, &format!("n{n}.example")));
+    }
+    let conn = world.establish();
+    assert!(world.connects.is_empty(), "one connection for all");
+    let sent = world.messages(conn);
+    assert_eq!(sent.len(), 3);
+    let all: Vec<u8> = sent
+        .iter()
+        .rev()
+        .flat_map(|query| framed(&reply(query, 60)))
+        .collect();
+    for octet in all {
+        world.stream_says(conn, &[octet]);
+    }
+    let ids: Vec<u16> = world.replies.drain(..).map(|answer| id(&answer)).collect();
+    assert_eq!(ids, [2, 1, 0], "each as soon as its reply is whole");
+    world.pass(Duration::from_secs(5));
+    world.ask(&query(9, "later.example"));
+    assert_eq!(world.messages(conn).len(), 1);
+    assert!(world.connects.is_empty());
+}
+
+#[test]
+fn queries_of_a_broken_connection_are_asked_again_on_a_new_one() {
+    let mut world = World::new(tcp());
+    world.ask(&query(1, "a.example"));
+    let conn = world.establish();
+    world.messages(conn);
+    world
+        .engine
+        .handle_closed(world.now, conn, Closed::Failed(IoFailure::Reset));
+    world.pump();
+    let again = world.establish();
+    let sent = world.messages(again).remove(0);
+    world.stream_says(again, &framed(&reply(&sent, 60)));
+    assert_eq!(rcode(&world.replies[0]), 0);
+}
+
+#[test]
+fn a_refused_connect_backs_off_and_never_spins() {
+    let mut world = World::new(tcp());
+    for n in 0..20 {
+        world.ask(&query(n, &format!("n{n}.example")));
+        while let Some(conn) = world.connects.pop_front() {
+            let refused = Closed::Failed(IoFailure::Refused);
+            world.engine.handle_closed(world.now, conn, refused);
+            world.pump();
+        }
+        world.pass(Duration::from_millis(10));
+    }
+    // 200 ms with waits of 100 ms and 200 ms: two connects, three if the second wait is over.
+    assert!(
+        world.count(Counter::ConnsOpened) <= 3,
+        "{}",
+        world.count(Counter::ConnsOpened)
+    );
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.engine.sizes().fetches, 0);
+    assert_eq!(world.replies.len(), 20);
+}
+
+#[test]
+fn a_silent_connection_is_given_up_with_its_queries() {
+    let mut world = World::new(tcp());
+    world.ask(&query(1, "a.example"));
+    let conn = world.establish();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.closed, [conn]);
+    assert_eq!(world.connects.len(), 1, "asked again on a fresh one");
+}
+
+#[test]
+fn answers_on_a_stream_come_as_they_are_ready() {
+    let mut world = World::new(udp());
+    let conn = world.connect_client();
+    let both = [
+        framed(&query(1, "slow.example")),
+        framed(&query(2, "quick.example")),
+    ]
+    .concat();
+    for octet in both {
+        world.stream_says(conn, &[octet]);
+    }
+    let (socket, slow) = world.queries.pop_front().expect("a query");
+    let (other, quick) = world.queries.pop_front().expect("a query");
+    world.upstream_says(other, &reply(&quick, 60));
+    assert_eq!(id(&world.messages(conn)[0]), 2);
+    world.upstream_says(socket, &reply(&slow, 60));
+    assert_eq!(id(&world.messages(conn)[0]), 1);
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_gets_its_answers() {
+    let mut world = World::new(udp());
+    let conn = world.connect_client();
+    world.stream_says(conn, &framed(&query(1, "a.example")));
+    world.engine.handle_end_of_stream(world.now, conn);
+    world.pump();
+    assert!(world.closed.is_empty());
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    world.upstream_says(socket, &reply(&sent, 60));
+    assert_eq!(world.messages(conn).len(), 1);
+    assert_eq!(world.closed, [conn]);
+    assert_eq!(world.shared.open_connections(), 0);
+}
+
+#[test]
+fn a_client_is_not_read_from_beyond_its_pipeline() {
+    let mut world = World::new(udp());
+    let conn = world.connect_client();
+    let many: Vec<u8> = (0..1_000u16)
+        .flat_map(|n| framed(&query(n, &format!("n{n}.example"))))
+        .collect();
+    world.stream_says(conn, &many);
+    assert_eq!(world.engine.sizes().waiters, CLIENT_PIPELINE);
+    assert_eq!(world.paused, [conn]);
+    let mut answered = 0;
+    while let Some((socket, sent)) = world.queries.pop_front() {
+        world.upstream_says(socket, &reply(&sent, 60));
+        answered += 1;
+    }
+    assert_eq!(answered, 1_000, "went on as answers left");
+    assert_eq!(world.messages(conn).len(), 1_000);
+    assert!(world.paused.is_empty());
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut() {
+    let mut world = World::new(udp());
+    world.writable = false;
+    let conn = world.connect_client();
+    world.stream_says(conn, &framed(&query(1, "a.example")));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    world.upstream_says(socket, &reply(&sent, 60));
+    world.pass(Duration::from_millis(1_999));
+    assert!(world.closed.is_empty());
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.closed, [conn]);
+}
+
+#[test]
+fn slow_and_idle_clients_are_closed() {
+    let mut world = World::new(udp());
+    let slow = world.connect_client();
+    let idle = world.connect_client();
+    world.stream_says(slow, &[0]);
+    for _ in 0..9 {
+        world.pass(Duration::from_millis(200));
+        world.stream_says(slow, &[0]); // zero octets of message after the second one
+        world.stream_says(slow, &[0]);
+    }
+    world.stream_says(slow, &framed(&query(1, "a.example"))[..5]);
+    world.pass(Duration::from_millis(2_000));
+    assert_eq!(world.closed, [slow], "the last message took too long");
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.closed, [slow, idle]);
+    assert_eq!(world.count(Counter::ConnsTimedOut), 2);
+}
+
+#[test]
+fn connections_of_one_client_are_bounded() {
+    let mut world = World::new(udp());
+    let conns: Vec<_> = (0..10).map(|_| world.connect_client()).collect();
+    let refused =
+        world
+            .engine
+            .handle_accepted(world.now, super::harness::TCP, super::harness::client());
+    assert_eq!(
+        refused,
+        Err(crate::engine::AcceptRefused::TooManyFromClient)
+    );
+    world
+        .engine
+        .handle_closed(world.now, conns[0], Closed::Cleanly);
+    world.connect_client();
+    assert_eq!(world.shared.open_connections(), 10);
+}

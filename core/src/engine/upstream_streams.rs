@@ -1,0 +1,312 @@
+//! Stream connections to upstreams: kept, pipelined, replaced when they break.
+
+use super::attempt::{Carrier, Failure};
+use super::fetch::AttemptVia;
+use super::{Action, CloseMode, Closed, Conn, Due, Engine, FetchHandle, IoFailure, Out, Security};
+use crate::conn::{Stage, UpstreamConn, append_message, split_message};
+use crate::handle::ConnHandle;
+use crate::limits::{CONNS_PER_UPSTREAM, QUERY_OCTETS, UPSTREAM_IDLE};
+use crate::metrics::Counter;
+use crate::time::Instant;
+use crate::upstream::Owner;
+use crate::wire::ResponseView;
+
+impl Engine {
+    /// Puts a fetch's query onto a connection to the upstream, opening one if need be.
+    pub(super) fn attempt_stream(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+    ) -> Result<(), Failure> {
+        let name = self.take_conn(now, handle, upstream)?;
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return Err(Failure::Busy);
+        };
+        let id = conn
+            .ids
+            .allocate(handle, &mut self.rng.ids)
+            .ok_or(Failure::Busy)?;
+        if conn.stage == Stage::Open {
+            self.timers.cancel(conn.timer); // no longer idle
+        }
+        self.begin_attempt(now, handle, upstream, AttemptVia::Conn(name, id), None);
+        let mut message = [0; QUERY_OCTETS];
+        let len = self.write_query_of(handle, id, &mut message);
+        if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
+            append_message(&mut conn.out, &message[..len]);
+            self.mark_dirty(name);
+        }
+        Ok(())
+    }
+
+    /// A connection that takes another query: the least busy one, or a new one.
+    fn take_conn(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        upstream: usize,
+    ) -> Result<ConnHandle, Failure> {
+        let state = &self.upstreams[upstream];
+        let mut best: Option<(usize, ConnHandle)> = None;
+        let mut usable = 0;
+        for name in &state.conns {
+            let Some(Conn::Upstream(conn)) = self.conns.get(*name) else {
+                continue;
+            };
+            usable += usize::from(!conn.retired);
+            if conn.takes_queries() && best.is_none_or(|(live, _)| conn.ids.live() < live) {
+                best = Some((conn.ids.live(), *name));
+            }
+        }
+        if let Some((_, name)) = best {
+            return Ok(name);
+        }
+        if usable >= CONNS_PER_UPSTREAM {
+            return Err(Failure::Busy);
+        }
+        let wait = state.backoff.wait(now);
+        let fetch = self.fetches.get(handle).expect("the caller has the fetch");
+        if wait.is_some() && fetch.candidates.len() > 1 {
+            return Err(Failure::Busy); // somebody else can be asked meanwhile
+        }
+        self.open_conn(now, upstream, wait)
+    }
+
+    fn open_conn(
+        &mut self,
+        now: Instant,
+        upstream: usize,
+        wait: Option<Instant>,
+    ) -> Result<ConnHandle, Failure> {
+        let timers = &mut self.timers;
+        let stage = if wait.is_some() {
+            Stage::Waiting
+        } else {
+            Stage::Connecting
+        };
+        let made = self.conns.insert_with(|name| {
+            let timer = timers.allocate(Due::Conn(name));
+            if let Some(until) = wait {
+                timers.set(timer, until);
+            }
+            Conn::Upstream(UpstreamConn::new(upstream, stage, timer))
+        });
+        let Ok(name) = made else {
+            self.report_limit(now, Counter::LimitSockets, "connections");
+            return Err(Failure::Busy);
+        };
+        self.upstreams[upstream].conns.push(name);
+        if stage == Stage::Connecting {
+            self.connect(name, upstream);
+        }
+        Ok(name)
+    }
+
+    fn connect(&mut self, conn: ConnHandle, upstream: usize) {
+        let remote = self.upstreams[upstream].settings.addr;
+        self.metrics.counters.count(Counter::ConnsOpened);
+        let security = Security::Plain;
+        self.actions.push_back(Action::Connect {
+            conn,
+            remote,
+            source: None,
+            security,
+        });
+    }
+
+    pub(super) fn mark_dirty(&mut self, name: ConnHandle) {
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
+        if !conn.dirty && conn.stage == Stage::Open {
+            conn.dirty = true;
+            self.dirty.push_back(name);
+        }
+    }
+
+    /// The connection is there: what was written to it may go.
+    pub(super) fn upstream_established(&mut self, name: ConnHandle) {
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
+        conn.stage = Stage::Open;
+        self.upstreams[conn.upstream].backoff.succeeded();
+        self.mark_dirty(name);
+    }
+
+    /// Octets from an upstream.
+    pub(super) fn upstream_bytes(&mut self, now: Instant, name: ConnHandle, bytes: &[u8]) {
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
+        conn.heard_at = Some(now);
+        if conn.reading.is_empty() {
+            let used = self.read_replies(now, name, bytes);
+            if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
+                conn.reading.keep(&bytes[used..]);
+            }
+        } else {
+            conn.reading.keep(bytes);
+            let kept = conn.reading.take();
+            let used = self.read_replies(now, name, &kept);
+            if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
+                conn.reading.put_back(kept, used);
+            }
+        }
+    }
+
+    fn read_replies(&mut self, now: Instant, name: ConnHandle, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while let Some((message, after)) = split_message(rest) {
+            rest = after;
+            if let Err(what) = self.stream_reply(now, name, message) {
+                self.metrics.counters.count(what);
+            }
+        }
+        bytes.len() - rest.len()
+    }
+
+    fn stream_reply(
+        &mut self,
+        now: Instant,
+        name: ConnHandle,
+        message: &[u8],
+    ) -> Result<(), Counter> {
+        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
+        let Some(Conn::Upstream(conn)) = self.conns.get(name) else {
+            return Err(Counter::DeadHandles);
+        };
+        let fetch = match conn.ids.owner(id) {
+            Owner::Live(fetch) => fetch,
+            Owner::GaveUp => return Err(Counter::ReplyLate),
+            Owner::Unknown => return Err(Counter::ReplyUnknownId),
+        };
+        let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
+        self.check_question(fetch, &view)?;
+        self.reply(now, fetch, &view, Carrier::Stream, &mut Out(None));
+        Ok(())
+    }
+
+    /// A query on this connection has ended; `started` says when it was put there.
+    pub(super) fn release_conn_id(
+        &mut self,
+        name: ConnHandle,
+        id: u16,
+        late: bool,
+        started: Instant,
+    ) {
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
+        if late {
+            conn.ids.give_up(id);
+            // Not an octet since the query was sent: nobody may be there any more.
+            conn.retired |= conn.heard_at.is_none_or(|at| at < started);
+        } else {
+            conn.ids.release(id);
+        }
+        self.upstreams[conn.upstream].in_flight -= 1;
+        if conn.ids.live() > 0 {
+            return;
+        }
+        let stuck = conn.stage != Stage::Open;
+        if conn.retired || (stuck && late) || self.upstreams[conn.upstream].removed {
+            if stuck {
+                self.upstreams[conn.upstream].backoff.failed(self.now);
+            }
+            self.close_upstream_conn(name);
+        } else if conn.stage == Stage::Open {
+            self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
+        }
+    }
+
+    /// A connection's timer: it may be connected now, or it has been idle long enough.
+    pub(super) fn upstream_conn_due(&mut self, name: ConnHandle) {
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
+        match conn.stage {
+            Stage::Waiting => {
+                conn.stage = Stage::Connecting;
+                let upstream = conn.upstream;
+                self.connect(name, upstream);
+            }
+            Stage::Connecting | Stage::Open if conn.ids.live() == 0 => {
+                self.close_upstream_conn(name);
+            }
+            Stage::Connecting | Stage::Open => {}
+        }
+    }
+
+    /// Closes a connection without queries in flight.
+    pub(super) fn close_upstream_conn(&mut self, name: ConnHandle) {
+        let Some(Conn::Upstream(conn)) = self.conns.get(name) else {
+            return;
+        };
+        let asked_for = conn.stage != Stage::Waiting;
+        self.forget_upstream_conn(name);
+        if asked_for {
+            self.actions.push_back(Action::CloseConn {
+                conn: name,
+                mode: CloseMode::Now,
+            });
+        }
+    }
+
+    fn forget_upstream_conn(&mut self, name: ConnHandle) -> Option<UpstreamConn> {
+        match self.conns.remove(name)? {
+            Conn::Upstream(conn) => {
+                self.timers.release(conn.timer);
+                self.upstreams[conn.upstream]
+                    .conns
+                    .retain(|held| *held != name);
+                Some(conn)
+            }
+            Conn::Client(_) => unreachable!("the caller looked at the kind"),
+        }
+    }
+
+    /// The connection broke or could not be made: its queries go elsewhere.
+    pub(super) fn upstream_closed(&mut self, now: Instant, name: ConnHandle, how: Closed) {
+        let Some(conn) = self.forget_upstream_conn(name) else {
+            return;
+        };
+        let upstream = conn.upstream;
+        let failure = match how {
+            Closed::Cleanly => IoFailure::Reset,
+            Closed::Failed(failure) => failure,
+        };
+        let was_open = conn.stage == Stage::Open;
+        if !was_open {
+            self.upstreams[upstream].backoff.failed(now);
+        }
+        for handle in conn.ids.owners() {
+            self.upstreams[upstream].in_flight -= 1;
+            let Some(fetch) = self.fetches.get_mut(handle) else {
+                continue;
+            };
+            fetch.attempt.via = AttemptVia::Nothing;
+            if was_open && !fetch.reconnected {
+                // An upstream may close a connection at any time (RFC 7766 section 6.2.4): try
+                // once more with it before going on to the next.
+                fetch.reconnected = true;
+                self.retry_stream(now, handle, upstream);
+            } else {
+                self.attempt_failed(now, handle, Failure::Network(failure), &mut Out(None));
+            }
+        }
+    }
+
+    fn retry_stream(&mut self, now: Instant, handle: FetchHandle, upstream: usize) {
+        let spent = |sends| sends >= self.snapshot.routing.attempts_max;
+        let retried = match self.fetches.get(handle) {
+            Some(fetch) if spent(fetch.sends) => Err(Failure::Network(IoFailure::Reset)),
+            Some(_) => self.attempt_stream(now, handle, upstream),
+            None => return,
+        };
+        if let Err(failure) = retried {
+            self.attempt_failed(now, handle, failure, &mut Out(None));
+        }
+    }
+}
