@@ -192,10 +192,10 @@ fn write_ttls(
     let (table, body) = rest.split_at_mut_checked(table_octets)?;
     let mut reader = Reader::at(view.message(), sections.start)?;
     let mut least = None;
-    for place in table.chunks_exact_mut(2) {
+    let authorities = usize::from(sections.answers)..sections.before_additionals();
+    for (index, place) in table.chunks_exact_mut(2).enumerate() {
         let record = read_record(&mut reader)?;
-        let is_authority = record.start < sections.authorities_end;
-        let ttl = shown_ttl(&record, negative && is_authority, bounds);
+        let ttl = shown_ttl(&record, negative && authorities.contains(&index), bounds);
         let offset = record.ttl_at.checked_sub(sections.start)?;
         place.copy_from_slice(&u16::try_from(offset).ok()?.to_be_bytes());
         *body.get_mut(offset..)?.first_chunk_mut::<4>()? = ttl.to_be_bytes();

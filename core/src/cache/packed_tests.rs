@@ -164,6 +164,14 @@ fn the_soa_of_a_positive_answer_is_like_any_record() {
 }
 
 #[test]
+fn only_the_authorities_soa_says_how_long_nothing_is_remembered() {
+    // A SOA among the answers to another question is a record like any.
+    let draft = response(Rcode::NXDOMAIN).record(ANSWER, &[0], RecordType::SOA, 2_000, &soa(1));
+    let (cacheable, out) = packed(&with_soa(draft, 60, 30), &BOUNDS);
+    assert_eq!((cacheable, ttls(&out)), (seconds(30), vec![2_000, 30]));
+}
+
+#[test]
 fn servfail_lives_as_configured_rfc_9520_section_3_2() {
     let draft = response(Rcode::SERVFAIL);
     assert_eq!(packed(&draft, &BOUNDS).0, seconds(7));

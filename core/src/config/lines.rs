@@ -180,8 +180,8 @@ impl<'t> Parser<'t> {
         node
     }
 
-    /// Reads an expression up to what ends it in a constructor or a statement. `None` if it has a
-    /// function in it, whose end is not looked for.
+    /// Reads an expression up to what ends it in a constructor or a statement. `None` if the end is
+    /// not found.
     fn expression(&mut self, depth: usize) -> Option<Node<'t>> {
         let first = self.peek()?;
         let shape = match (first.kind, first.text) {
@@ -291,8 +291,15 @@ impl<'t> Parser<'t> {
         let mut brackets = 0_usize;
         while let Some(token) = self.tokens.get(self.at) {
             match (token.kind, token.text) {
-                (Kind::Word, "function") => return None,
-                (Kind::Word, "local" | "return" | "end") if brackets == 0 => return Some(()),
+                (Kind::Word, "function") => {
+                    self.skip_function()?;
+                    continue;
+                }
+                (Kind::Word, "local" | "return" | "end" | "for" | "while" | "repeat")
+                    if brackets == 0 =>
+                {
+                    return Some(());
+                }
                 (Kind::Symbol, "," | ";") if brackets == 0 => return Some(()),
                 (Kind::Symbol, "(" | "{" | "[") => brackets += 1,
                 (Kind::Symbol, ")" | "}" | "]") => match brackets.checked_sub(1) {
@@ -306,6 +313,40 @@ impl<'t> Parser<'t> {
         Some(())
     }
 
+    /// Goes behind the `end` of a function. An `if` has an `end` too, unless it is an expression,
+    /// which is told by what stands before it.
+    fn skip_function(&mut self) -> Option<()> {
+        let mut before = "";
+        let mut blocks = Vec::new();
+        let mut in_expression = false;
+        loop {
+            let token = self.next()?;
+            match (token.kind, token.text) {
+                (Kind::Word, "function" | "do" | "repeat") => blocks.push(Block::Ended),
+                (Kind::Word, "if") => blocks.push(match before {
+                    "then" | "else" if in_expression => Block::Expression,
+                    before if expects_operand(before) => Block::Expression,
+                    _ => Block::Ended,
+                }),
+                (Kind::Word, "then") => in_expression = blocks.last() == Some(&Block::Expression),
+                (Kind::Word, "else") => {
+                    in_expression = blocks.last() == Some(&Block::Expression);
+                    if in_expression {
+                        blocks.pop();
+                    }
+                }
+                (Kind::Word, "end" | "until") => {
+                    blocks.pop();
+                    if blocks.is_empty() {
+                        return Some(());
+                    }
+                }
+                _ => {}
+            }
+            before = if token.kind == Kind::Text { "" } else { token.text };
+        }
+    }
+
     fn peek(&self) -> Option<Token<'t>> {
         self.tokens.get(self.at).copied()
     }
@@ -314,5 +355,86 @@ impl<'t> Parser<'t> {
         let token = self.peek();
         self.at += 1;
         token
+    }
+}
+
+/// What a keyword opens inside of a function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// Closed by `end` or `until`.
+    Ended,
+    /// `if a then b else c`, complete with its `else`.
+    Expression,
+}
+
+/// Whether what follows a token can only be an operand, not a statement.
+fn expects_operand(token: &str) -> bool {
+    match token {
+        "" | ")" | "]" | "}" | ";" | "..." => false,
+        "return" | "and" | "or" | "not" | "in" | "until" | "while" | "if" | "elseif" => true,
+        token => !token.starts_with(|first: char| first.is_alphanumeric() || first == '_'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str, path: &[&str]) -> Option<u32> {
+        let files = [Text { name: "a.lua".into(), folder: String::new(), text: text.into() }];
+        let segment = |step: &&str| match step.parse() {
+            Ok(index) => Segment::Index(index),
+            Err(_) => Segment::Key((*step).to_owned()),
+        };
+        let path: Vec<Segment> = path.iter().map(segment).collect();
+        Lines::new(&files).find(&path).1
+    }
+
+    #[test]
+    fn keys_places_and_what_is_around_them() {
+        let text = "return {\n a = 1,\n ['b'] = {\n  {}, {\n c = 2 } },\n}";
+        assert_eq!(line(text, &["a"]), Some(2));
+        assert_eq!(line(text, &["b", "1"]), Some(4));
+        assert_eq!(line(text, &["b", "2", "c"]), Some(5));
+        assert_eq!(line(text, &["b", "2", "d"]), Some(4), "the table that lacks it");
+        assert_eq!(line(text, &["a", "x"]), Some(2));
+        assert_eq!(line(text, &["x"]), Some(1));
+        assert_eq!(line(text, &[]), None);
+    }
+
+    #[test]
+    fn functions_are_skipped_whole() {
+        for function in [
+            "function(x) if x then return 1 elseif y then return 2 else return 3 end end",
+            "(function() local t = if a then b elseif c then d else e return t end)()",
+            "f(function() for i = 1, 2 do g(i, 3) end while x do end repeat local z until z end)",
+            "(function() if if a then b else c then if d then end end return { 1, 2 } end)()",
+            "function() local x = if a then if b then c else d else if e then f else g; h() end",
+            "function() return if a then function() end else nil end",
+        ] {
+            let text = format!("return {{\n f = {function},\n a = 1 }}");
+            assert_eq!(line(&text, &["a"]), Some(3), "{function}");
+        }
+    }
+
+    #[test]
+    fn variables_are_followed_if_they_have_one_value() {
+        let table = "return {\n up = up,\n a = 1 }";
+        let text = format!("local up = {{\n { }b = 1 }}\nfor i = 1, 2 do end\n{table}", "");
+        assert_eq!(line(&text, &["up", "b"]), Some(2));
+        assert_eq!(line(&text, &["a"]), Some(6));
+        let twice = format!("local up = {{\n b = 1 }}\nup = f(up)\n{table}");
+        assert_eq!(line(&twice, &["up", "b"]), Some(5));
+        assert_eq!(line("local c = {\n a = 1 }\nreturn c", &["a"]), Some(2));
+        let other = "local x = {}\nx.up = {\n b = 1 }\nlocal up = x\nreturn { up = up }";
+        assert_eq!(line(other, &["up", "b"]), Some(1));
+    }
+
+    #[test]
+    fn only_the_last_statement_counts() {
+        assert_eq!(line("if x then return {\n a = 1 } end", &["a"]), None);
+        assert_eq!(line("if x then return {\n a = 1 } end return f()", &["a"]), None);
+        assert_eq!(line("function f() return {\n a = 1 } end\nreturn {\n a = 2 };", &["a"]), Some(4));
+        assert_eq!(line("return merge({\n a = 1 })", &["a"]), None);
     }
 }

@@ -408,10 +408,10 @@ mod tests {
             owner: Owner::Question,
             record_type: RecordType::TXT,
             ttl: 1,
-            data: LocalData::Raw(b"\x0b\x03www\x07example\0"),
+            data: LocalData::Raw(b"\x0d\x03www\x07example\0"),
         };
         let out = reply(&asker(&question), Rcode::NOERROR, &[text], &[]);
-        assert!(out.ends_with(b"\0\x0d\x0b\x03www\x07example\0"));
+        assert!(out.ends_with(b"\0\x0e\x0d\x03www\x07example\0"));
     }
 
     #[test]

@@ -121,7 +121,13 @@ fn authentic_data_is_for_who_asks_for_it_rfc_6840_section_5_8() {
             flags: Flags(flags_sent),
             ..asker(&question, edns)
         };
-        flags(&answer(&asker, packed, 0, None)) & Flags::AD != 0
+        let flags = flags(&answer(&asker, packed, 0, None));
+        assert_eq!(
+            flags & !Flags::AD,
+            Flags::QR | Flags::RA,
+            "and nothing else"
+        );
+        flags & Flags::AD != 0
     };
     assert!(ad(&authentic, Flags::AD, None));
     assert!(ad(&authentic, 0, Some(DNSSEC)));

@@ -1,0 +1,702 @@
+//! Configurations that must not load: what is said, and where.
+#![allow(missing_docs, reason = "tests")]
+
+mod support;
+
+use support::{FakeHost, with, with_upstream};
+
+/// Wrong keys, and the one line that is said about each; `@` stands for the file and the line.
+const WRONG: &[(&str, &str)] = &[
+    // listen
+    ("listen = 5", "listen: 5 is wrong; expected a table"),
+    ("listen = { ':53' }", "listen: a list of 1 is wrong; expected a table"),
+    (
+        "listen = { dns = '1.1.1.1' }",
+        "listen.dns: \"1.1.1.1\" has no port; expected host:port with an ip address, or :port",
+    ),
+    (
+        "listen = { dns = { ':53', '::1:53' } }",
+        "listen.dns[2]: \"::1:53\" is an ipv6 address without brackets; expected host:port with an \
+         ip address, or :port",
+    ),
+    (
+        "listen = { dns = 'dns.example:53' }",
+        "listen.dns: \"dns.example:53\" has a host name; expected host:port with an ip address, or \
+         :port",
+    ),
+    (
+        "listen = { dns = {} }",
+        "listen.dns: {} has no address; expected host:port with an ip address, or :port",
+    ),
+    (
+        "listen = { dns = false }",
+        "listen.dns: false is wrong; expected host:port with an ip address, or :port",
+    ),
+    (
+        "listen = { dns = { '127.0.0.1:53', '127.0.0.1:53' } }",
+        "listen.dns[2]: \"127.0.0.1:53\" is listed twice; expected different addresses",
+    ),
+    (
+        "listen = { dns = { ':53', '[::]:53' } }",
+        "listen.dns[2]: \"[::]:53\" is listed twice; expected different addresses",
+    ),
+    (
+        "listen = { metrics = true }",
+        "listen.metrics: true is wrong; expected host:port with an ip address, or :port",
+    ),
+    (
+        "listen = { read_timeout_ms = 0 }",
+        "listen.read_timeout_ms: 0 is wrong; expected a whole number from 1 to 3600000",
+    ),
+    (
+        "listen = { write_timeout_ms = 2000.5 }",
+        "listen.write_timeout_ms: 2000.5 is wrong; expected a whole number from 1 to 3600000",
+    ),
+    (
+        "listen = { tcp_idle_timeout_ms = '5' }",
+        "listen.tcp_idle_timeout_ms: \"5\" is wrong; expected a whole number from 1 to 3600000",
+    ),
+    (
+        "listen = { udp_size = 511 }",
+        "listen.udp_size: 511 is wrong; expected a whole number from 512 to 65535",
+    ),
+    ("listen = { reuse_port = 1 }", "listen.reuse_port: 1 is wrong; expected true or false"),
+    (
+        "listen = { workers = -1 }",
+        "listen.workers: -1 is wrong; expected a whole number from 1 to 1024",
+    ),
+    (
+        "listen = { max_connections = 1/0 }",
+        "listen.max_connections: inf is wrong; expected a whole number from 1 to 1000000",
+    ),
+    (
+        "listen = { udp_sise = 512 }",
+        "listen.udp_sise: is not a known key; expected another key: did you mean \"udp_size\"?",
+    ),
+    (
+        "listen = { doh_path = 'q' }",
+        "listen.doh_path: \"q\" is not a path; expected a path that starts with /",
+    ),
+    (
+        "listen = { tls_cert_file = 'c.pem' }",
+        "listen.tls_cert_file: \"c.pem\" has no key; expected listen.tls_key_file beside it",
+    ),
+    (
+        "listen = { tls_key_file = 'k.pem' }",
+        "listen.tls_key_file: \"k.pem\" has no certificate; expected listen.tls_cert_file beside it",
+    ),
+    // logging
+    (
+        "logging = { level = 'inof' }",
+        "logging.level: \"inof\" is wrong; expected one of error, warn, info, debug, trace (did you \
+         mean \"info\"?)",
+    ),
+    (
+        "logging = { format = 'xml' }",
+        "logging.format: \"xml\" is wrong; expected one of text, json",
+    ),
+    // acl
+    ("acl = '10.0.0.0/8'", "acl: \"10.0.0.0/8\" is wrong; expected a list of networks"),
+    (
+        "acl = { '10.0.0.0/33' }",
+        "acl[1]: \"10.0.0.0/33\" is not a network; expected a network such as \"192.0.2.0/24\", or \
+         an ip address",
+    ),
+    (
+        "acl = { '::ffff:10.0.0.0/95' }",
+        "acl[1]: \"::ffff:10.0.0.0/95\" is not a network; expected a network such as \
+         \"192.0.2.0/24\", or an ip address",
+    ),
+    // routing
+    (
+        "routing = { chain = { 'blaklist', 'upstream' } }",
+        "routing.chain[1]: \"blaklist\" is wrong; expected one of blacklist, hosts, cache, \
+         lua_policy, upstream, plugin, plugins, lua (did you mean \"blacklist\"?)",
+    ),
+    (
+        "routing = { chain = { 'lua', 'plugins', 'upstream' } }",
+        "routing.chain[2]: \"plugins\" is in the chain twice; expected each stage once",
+    ),
+    (
+        "routing = { failover_on = { 'SERVFAIL', 'servfail' } }",
+        "routing.failover_on[2]: \"servfail\" is listed twice; expected each rcode once",
+    ),
+    (
+        "routing = { failover_on = { 'NOERROR' } }",
+        "routing.failover_on[1]: \"NOERROR\" is wrong; expected the name of an error rcode, such as \
+         \"SERVFAIL\"",
+    ),
+    (
+        "routing = { deadline_ms = 60001 }",
+        "routing.deadline_ms: 60001 is wrong; expected a whole number from 1 to 60000",
+    ),
+    (
+        "routing = { attempts_max = 101 }",
+        "routing.attempts_max: 101 is wrong; expected a whole number from 1 to 100",
+    ),
+    // cache
+    (
+        "cache = { capacity = 0 }",
+        "cache.capacity: 0 is wrong; expected a whole number from 1 to 100000000",
+    ),
+    (
+        "cache = { min_ttl_seconds = 10, max_ttl_seconds = 9 }",
+        "cache.min_ttl_seconds: 10 is more than cache.max_ttl_seconds 9; expected at most the \
+         maximum",
+    ),
+    (
+        "cache = { servfail_ttl_seconds = 301 }",
+        "cache.servfail_ttl_seconds: 301 is wrong; expected a whole number from 0 to 300",
+    ),
+    (
+        "cache = { prefetch = { budget = 1.5 } }",
+        "cache.prefetch.budget: 1.5 is wrong; expected a number from 0 to 1",
+    ),
+    (
+        "cache = { stale = { max_second = 1 } }",
+        "cache.stale.max_second: is not a known key; expected another key: did you mean \
+         \"max_seconds\"?",
+    ),
+    // hosts, blacklist
+    (
+        "hosts = { file = 'none' }",
+        "hosts.file: \"none\" cannot be read: no such file; expected a readable file",
+    ),
+    ("hosts = { file = 5 }", "hosts.file: 5 is wrong; expected the path of a hosts file, or false"),
+    (
+        "hosts = { ttl = 2147483648 }",
+        "hosts.ttl: 2147483648 is wrong; expected a whole number from 0 to 2147483647",
+    ),
+    (
+        "blacklist = { domains = { 'a.example', 'a..b' } }",
+        "blacklist.domains[2]: \"a..b\" is not a name: a label is empty; expected a name, or *.name \
+         or .name for all names below it",
+    ),
+    (
+        "blacklist = { domains = { '*.' } }",
+        "blacklist.domains[1]: \"*.\" names nothing; expected a name, or *.name or .name for all \
+         names below it",
+    ),
+    (
+        "blacklist = { domains = { a = 'b' } }",
+        "blacklist.domains: a table with a is wrong; expected a list of names",
+    ),
+    (
+        "blacklist = { mode = 'drop' }",
+        "blacklist.mode: \"drop\" is wrong; expected one of refused, nxdomain, nodata, zero, \
+         addresses",
+    ),
+    // control
+    (
+        "control = { restart_backoff_ms = 6000 }",
+        "control.restart_backoff_ms: 6000 is more than control.restart_max_backoff_ms 5000; \
+         expected at most the longest wait",
+    ),
+    // plugins
+    (
+        "plugins = { entries = { { path = 'a' } }, scripts = { 'b' } }",
+        "plugins.scripts[1]: \"b\" stands beside plugins.entries; expected one of both lists",
+    ),
+    (
+        "plugins = { entries = { { name = 'a' } } }",
+        "plugins.entries[1].path: is missing; expected the path of a file",
+    ),
+    (
+        "plugins = { entries = { { path = 'x/a.lua' }, { path = 'y/a.lua' } } }",
+        "plugins.entries[2].name: \"a.lua\" is the name of another plugin; expected a unique name",
+    ),
+    (
+        "plugins = { entries = { { path = 'a', runtime = 'wasm' } } }",
+        "plugins.entries[1].runtime: \"wasm\" is wrong; expected one of lua, go_exec, exec",
+    ),
+    // what is no configuration
+    (
+        "cach = { enabled = true }",
+        "cach: is not a known key; expected another key: did you mean \"cache\"?",
+    ),
+    ("zzz = 1", "zzz: is not a known key; expected a known key"),
+    (
+        "acl = function() end",
+        "acl: is a function; expected numbers, texts, booleans, lists and tables with named keys",
+    ),
+    (
+        "acl = { [2] = '::1' }",
+        "acl: is a list with a gap before entry 2; expected numbers, texts, booleans, lists and \
+         tables with named keys",
+    ),
+    (
+        "acl = { '::1', also = '::2' }",
+        "acl: mixes list entries and keys; expected numbers, texts, booleans, lists and tables with \
+         named keys",
+    ),
+    (
+        "acl = { '\\xff' }",
+        "acl[1]: is a text that is not utf-8; expected numbers, texts, booleans, lists and tables \
+         with named keys",
+    ),
+    (
+        "cache = { capacity = 0/0 }",
+        "cache.capacity: is not a number (NaN); expected numbers, texts, booleans, lists and tables \
+         with named keys",
+    ),
+];
+
+/// Wrong keys of an upstream.
+const WRONG_UPSTREAM: &[(&str, &str)] = &[
+    (
+        "protocol = 'quic'",
+        "upstreams[1].protocol: \"quic\" is wrong; expected one of udp, tcp, dot, doh",
+    ),
+    (
+        "timeout_ms = 0",
+        "upstreams[1].timeout_ms: 0 is wrong; expected a whole number from 1 to 3600000",
+    ),
+    ("zones = '.'", "upstreams[1].zones: \".\" is wrong; expected a list of zones"),
+    (
+        "zones = { 'a..b' }",
+        "upstreams[1].zones[1]: \"a..b\" is not a name: a label is empty; expected a zone such as \
+         \"corp.example\", or \".\" for everything",
+    ),
+    (
+        "zones = { '*.corp.example' }",
+        "upstreams[1].zones[1]: \"*.corp.example\" has a wildcard; a zone covers all names below it \
+         anyway; expected a zone such as \"corp.example\", or \".\" for everything",
+    ),
+    (
+        "doh_url = 'http://dns.example/q'",
+        "upstreams[1].doh_url: \"http://dns.example/q\" is wrong; expected an https url",
+    ),
+    (
+        "tls_insecure_skip_verify = 'no'",
+        "upstreams[1].tls_insecure_skip_verify: \"no\" is wrong; expected true or false",
+    ),
+    (
+        "adress = 'x'",
+        "upstreams[1].adress: is not a known key; expected another key: did you mean \"addr\"?",
+    ),
+    ("ecs = 'on'", "upstreams[1].ecs: \"on\" is wrong; expected one of off, pass, add"),
+    (
+        "tier = 0",
+        "upstreams[1].tier: 0 is wrong; expected a whole number from 1 to 1000",
+    ),
+    (
+        "source_addr = '1.1.1.1:53'",
+        "upstreams[1].source_addr: \"1.1.1.1:53\" is wrong; expected an ip address",
+    ),
+];
+
+#[test]
+fn each_mistake_has_its_line() {
+    for (keys, expected) in WRONG {
+        let errors = FakeHost::new().errors(&with(keys));
+        assert_eq!(errors, [format!("etc/test.lua:2: {expected}")], "{keys}");
+    }
+    for (keys, expected) in WRONG_UPSTREAM {
+        let errors = FakeHost::new().errors(&with_upstream(keys));
+        assert_eq!(errors, [format!("etc/test.lua:2: {expected}")], "{keys}");
+    }
+}
+
+/// Values that would switch on what this build does not have: key path, value shown, what is
+/// expected instead.
+const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
+    ("listen = { dot = ':853' }", "listen.dot", "\":853\"", "false or no such key"),
+    ("listen = { doh = { ':443' } }", "listen.doh", "a list of 1", "false or no such key"),
+    ("listen = { doh_plain = ':80' }", "listen.doh_plain", "\":80\"", "false or no such key"),
+    (
+        "listen = { proxy_protocol_from = { '10.0.0.0/8' } }",
+        "listen.proxy_protocol_from",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    (
+        "listen = { trusted_proxies = { '::1' } }",
+        "listen.trusted_proxies",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("logging = { format = 'json' }", "logging.format", "\"json\"", "text"),
+    ("routing = { policy = 'fastest' }", "routing.policy", "\"fastest\"", "ordered"),
+    (
+        "routing = { bootstrap = { '1.1.1.1:53' } }",
+        "routing.bootstrap",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("routing = { zone_fallback = false }", "routing.zone_fallback", "false", "true"),
+    (
+        "routing = { hedge = { quantile = 0.95, budget = 0.05 } }",
+        "routing.hedge",
+        "a table with budget, quantile",
+        "{} or no such key",
+    ),
+    ("routing = { special_names = true }", "routing.special_names", "true", "false or no such key"),
+    ("cache = { stale = { enabled = true } }", "cache.stale.enabled", "true", "false or no such key"),
+    (
+        "cache = { prefetch = { enabled = true } }",
+        "cache.prefetch.enabled",
+        "true",
+        "false or no such key",
+    ),
+    ("cache = { snapshot_file = 's' }", "cache.snapshot_file", "\"s\"", "false or no such key"),
+    ("hosts = { fallthrough = true }", "hosts.fallthrough", "true", "false or no such key"),
+    (
+        "local_records = { 'a.example. A 192.0.2.1' }",
+        "local_records",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("blacklist = { files = { 'f' } }", "blacklist.files", "a list of 1", "{} or no such key"),
+    ("blacklist = { urls = { 'u' } }", "blacklist.urls", "a list of 1", "{} or no such key"),
+    ("blacklist = { allow = { 'a' } }", "blacklist.allow", "a list of 1", "{} or no such key"),
+    ("blacklist = { mode = 'nxdomain' }", "blacklist.mode", "\"nxdomain\"", "refused"),
+    ("plugins = { enabled = true }", "plugins.enabled", "true", "false"),
+    ("pools = { { name = 'p' } }", "pools", "a list of 1", "{} or no such key"),
+    (
+        "groups = { { name = 'g', clients = { '::1' }, blacklist = {} } }",
+        "groups",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    (
+        "rate_limit = { queries_per_second = 10 }",
+        "rate_limit",
+        "a table with queries_per_second",
+        "{} or no such key",
+    ),
+    ("rebinding = { enabled = true }", "rebinding.enabled", "true", "false or no such key"),
+    ("control = { socket = '/run/s' }", "control.socket", "\"/run/s\"", "false or no such key"),
+    (
+        "query_log = { target = 'stdout', format = 'json', sample = 0.5, mask_clients = true }",
+        "query_log",
+        "a table with format, mask_clients, sample, ...",
+        "{} or no such key",
+    ),
+    (
+        "tests = { { q = 'a.example', type = 'A', expect = { rcode = 'NOERROR' } } }",
+        "tests",
+        "a list of 1",
+        "{} or no such key",
+    ),
+];
+
+/// The same for keys of an upstream.
+const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
+    ("protocol = 'dot'", "protocol", "\"dot\"", "\"udp\" or \"tcp\""),
+    ("protocol = 'doh', doh_url = 'https://d.example/q'", "protocol", "\"doh\"", "\"udp\" or \"tcp\""),
+    ("confined = true", "confined", "true", "false or no such key"),
+    ("tier = 2", "tier", "2", "1"),
+    ("weight = 5", "weight", "5", "1"),
+    ("tls_ca_file = 'ca'", "tls_ca_file", "\"ca\"", "false or no such key"),
+    ("tls_pin_sha256 = { 'x' }", "tls_pin_sha256", "a list of 1", "{} or no such key"),
+    ("source_addr = '192.0.2.9'", "source_addr", "\"192.0.2.9\"", "false or no such key"),
+    ("randomize_case = true", "randomize_case", "true", "false or no such key"),
+    ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
+    ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
+    ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
+];
+
+#[test]
+fn what_this_build_does_not_have_is_refused() {
+    for (keys, path, shown, off) in UNAVAILABLE {
+        let errors = FakeHost::new().errors(&with(keys));
+        let expected = format!(
+            "etc/test.lua:2: {path}: {shown} is not available in this build; expected {off}"
+        );
+        assert_eq!(errors, [expected], "{keys}");
+    }
+    for (keys, path, shown, off) in UNAVAILABLE_UPSTREAM {
+        let errors = FakeHost::new().errors(&with_upstream(keys));
+        let expected = format!(
+            "etc/test.lua:2: upstreams[1].{path}: {shown} is not available in this build; expected \
+             {off}"
+        );
+        assert_eq!(errors, [expected], "{keys}");
+    }
+}
+
+#[test]
+fn values_of_later_capabilities_are_checked() {
+    for (keys, expected) in [
+        ("listen = { dot = 853 }", "listen.dot: 853 is wrong; expected host:port with an ip address, or :port"),
+        ("listen = { trusted_proxies = { 'x' } }", "listen.trusted_proxies[1]: \"x\" is not a network; expected a network or an ip address"),
+        ("routing = { bootstrap = { '1.1.1.1' } }", "routing.bootstrap[1]: \"1.1.1.1\" is wrong; expected ip:port"),
+        ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
+        ("hosts = { fallthrough = 'yes' }", "hosts.fallthrough: \"yes\" is wrong; expected true or false"),
+        ("blacklist = { addresses = { 'zero' } }", "blacklist.addresses[1]: \"zero\" is wrong; expected an ip address"),
+        ("tests = 'all'", "tests: \"all\" is wrong; expected a list of tables"),
+    ] {
+        let errors = FakeHost::new().errors(&with(keys));
+        assert_eq!(errors, [format!("etc/test.lua:2: {expected}")], "{keys}");
+    }
+}
+
+#[test]
+fn upstreams_are_required() {
+    for (text, expected) in [
+        ("return {}", "etc/test.lua:1: upstreams: is missing; expected a list of at least one upstream"),
+        (
+            "return { upstreams = {} }",
+            "etc/test.lua:1: upstreams: {} has no upstream; expected a list of at least one upstream",
+        ),
+        (
+            "return { upstreams = { name = 'u', addr = '1.1.1.1:53' } }",
+            "etc/test.lua:1: upstreams: a table with addr, name is wrong; expected a list of \
+             upstreams",
+        ),
+    ] {
+        assert_eq!(FakeHost::new().errors(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn addresses_of_upstreams() {
+    for (addr, expected) in [
+        ("'1.1.1.1'", "\"1.1.1.1\" has no port; expected host:port"),
+        ("':53'", "\":53\" has no host; expected host:port"),
+        ("'1.1.1.1:0'", "\"1.1.1.1:0\" has port 0; expected host:port"),
+        ("'1.1.1.1:65536'", "\"1.1.1.1:65536\" has a bad port; expected host:port"),
+        ("'2606:4700::1:53'", "\"2606:4700::1:53\" has no port; expected host:port"),
+        (
+            "'dns.example:53'",
+            "\"dns.example:53\" has a host name, which needs routing.bootstrap, which is not \
+             available in this build; expected ip:port",
+        ),
+        ("53", "53 is wrong; expected host:port"),
+        ("''", "\"\" is wrong; expected host:port"),
+        ("'127.0.0.1:53'", "\"127.0.0.1:53\" is one of our own listeners; expected another server"),
+        ("'[::1]:53'", "\"[::1]:53\" is one of our own listeners; expected another server"),
+    ] {
+        let text = format!("return {{ upstreams = {{\n{{ name = 'u', addr = {addr} }} }} }}");
+        let expected = format!("etc/test.lua:2: upstreams[1].addr: {expected}");
+        assert_eq!(FakeHost::new().errors(&text), [expected], "{addr}");
+    }
+}
+
+#[test]
+fn everything_is_reported_at_once_in_the_order_of_the_lines() {
+    let text = "\
+local servers = {
+  { name = 'a', addr = '1.1.1.1' },
+  { addr = '1.1.1.2:53' },
+  { name = 'a', addr = '1.1.1.3:53',
+    timeout_ms = 0 },
+}
+return {
+  cache = { capacity = 'many',
+    [\"max_bytes\"] = 1 },
+  listen = include('listen.lua'),
+  upstreams = servers,
+  blacklist = { domains = (function()
+    return { 'good.example', 'bad..example' }
+  end)() },
+  hots = {},
+}
+";
+    let listen = "local all = true\nreturn {\n  dns = ':53', -- fine\n  udp_size = 1,\n}\n";
+    let errors = FakeHost::new().file("etc/listen.lua", listen).errors(text);
+    assert_eq!(
+        errors,
+        [
+            "etc/listen.lua:4: listen.udp_size: 1 is wrong; expected a whole number from 512 to \
+             65535",
+            "etc/test.lua:2: upstreams[1].addr: \"1.1.1.1\" has no port; expected host:port",
+            "etc/test.lua:3: upstreams[2].name: is missing; expected a name of up to 100 printable \
+             characters",
+            "etc/test.lua:4: upstreams[3].name: \"a\" is the name of another upstream; expected a \
+             unique name",
+            "etc/test.lua:5: upstreams[3].timeout_ms: 0 is wrong; expected a whole number from 1 to \
+             3600000",
+            "etc/test.lua:8: cache.capacity: \"many\" is wrong; expected a whole number from 1 to \
+             100000000",
+            "etc/test.lua:9: cache.max_bytes: 1 is wrong; expected a whole number from 65536 to \
+             1099511627776",
+            "etc/test.lua:12: blacklist.domains[2]: \"bad..example\" is not a name: a label is \
+             empty; expected a name, or *.name or .name for all names below it",
+            "etc/test.lua:15: hots: is not a known key; expected another key: did you mean \
+             \"hosts\"?",
+        ]
+    );
+}
+
+#[test]
+fn a_line_that_is_not_known_is_not_made_up() {
+    // Two places return a table, one variable has two values: neither is taken for the other.
+    for text in [
+        "if env('X') == '' then\nreturn { upstreams = { { name = 'u', addr = 'x' } } }\nend\nreturn 1",
+        "local up = { addr = 'y' }\nup = { name = 'u', addr = 'x' }\n
+            return (function() return { upstreams = { up } } end)()",
+    ] {
+        let errors = FakeHost::new().errors(text);
+        let expected = "etc/test.lua: upstreams[1].addr: \"x\" has no port; expected host:port";
+        assert_eq!(errors, [expected], "{text}");
+    }
+    let twice = "local up = { addr = 'y' }\nup = { name = 'u', addr = 'x' }\n\
+        return { upstreams = {\n up } }";
+    let errors = FakeHost::new().errors(twice);
+    let expected = "etc/test.lua:4: upstreams[1].addr: \"x\" has no port; expected host:port";
+    assert_eq!(errors, [expected]);
+}
+
+#[test]
+fn a_bad_variable_for_workers_is_named() {
+    for value in ["0", "x", "1025", "-1", "2.5"] {
+        let host = FakeHost::new().variable("BALANCEDNS_WORKERS", value);
+        assert_eq!(
+            host.errors(&with("")),
+            [format!(
+                "etc/test.lua:1: listen.workers: the variable BALANCEDNS_WORKERS is {value:?}; \
+                 expected a whole number from 1 to 1024"
+            )]
+        );
+    }
+}
+
+#[test]
+fn an_empty_list_of_resolvers_that_nobody_handles_is_an_error() {
+    let text = "local list = {}
+        for number, addr in ipairs(system_resolvers()) do
+            list[number] = { name = 'r' .. number, addr = addr }
+        end
+        return { listen = { dns = '127.0.0.1:53' }, upstreams = list }";
+    let expected = [
+        "etc/test.lua: system_resolvers(): the system has no name servers besides our own \
+         listeners; expected upstreams with addresses, or a script that handles the empty list",
+        "etc/test.lua:5: upstreams: {} has no upstream; expected a list of at least one upstream",
+    ];
+    assert_eq!(FakeHost::new().resolvers(&[]).errors(text), expected);
+    assert_eq!(FakeHost::new().resolvers(&["127.0.0.1:53"]).errors(text), expected);
+    FakeHost::new().load(text).expect("loads with a resolver");
+}
+
+/// Scripts that fail, and the start of what is said.
+const FAILING: &[(&str, &str)] = &[
+    ("return {", "etc/test.lua:1: Expected '}'"),
+    ("local x = 1\nreturn { x = }", "etc/test.lua:2: Expected "),
+    ("", "etc/test.lua: the file returns nothing; expected one table"),
+    ("return 5", "etc/test.lua: the file returns a number; expected one table"),
+    ("return function() end", "etc/test.lua: the file returns a function; expected one table"),
+    ("local x\nreturn x.y", "etc/test.lua:2: attempt to index nil with 'y'"),
+    ("\n\nerror('no way')", "etc/test.lua:3: no way"),
+    ("error({})", "etc/test.lua: "),
+    ("\nlocal x = env()", "etc/test.lua:2: env: the name is not a text; expected env(name [, default])"),
+    ("\nlocal x = env('A', {})", "etc/test.lua:2: env: the default is a table; expected a text"),
+    ("\ninclude('none.lua')", "etc/test.lua:2: include: cannot read \"etc/none.lua\": no such file"),
+    ("\ninclude('none.txt')", "etc/test.lua:2: include: \"none.txt\" is not a .lua file"),
+    ("\ninclude(5)", "etc/test.lua:2: include: the name is not a text"),
+    ("include('broken.lua')", "etc/broken.lua:2: "),
+    ("include('raises.lua')", "etc/raises.lua:3: oh"),
+    ("\ninclude('nothing.lua')", "etc/test.lua:2: include: \"etc/nothing.lua\" returns nothing; expected one table"),
+    ("include('test.lua')", "etc/test.lua:1: include: \"etc/test.lua\" includes itself"),
+    ("include('self.lua')", "etc/self.lua:1: include: \"etc/self.lua\" includes itself"),
+    ("include('a.lua')", "etc/b.lua:1: include: \"etc/a.lua\" includes itself"),
+    ("include('1.lua')", "etc/9.lua:1: include: more than 8 files deep"),
+];
+
+#[test]
+fn scripts_that_fail_say_where() {
+    let mut host = FakeHost::new()
+        .file("etc/broken.lua", "return {\n x = }")
+        .file("etc/raises.lua", "\n\nerror('oh')")
+        .file("etc/nothing.lua", "local x = 1")
+        .file("etc/self.lua", "return include('self.lua')")
+        .file("etc/a.lua", "return include('b.lua')")
+        .file("etc/b.lua", "return include('./a.lua')");
+    for number in 1..20 {
+        let next = format!("return include('{}.lua')", number + 1);
+        host = host.file(&format!("etc/{number}.lua"), &next);
+    }
+    for (text, expected) in FAILING {
+        let errors = host.errors(text);
+        assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+        assert!(errors[0].starts_with(expected), "{text}: {errors:?}");
+    }
+}
+
+/// What a script may not reach.
+#[test]
+fn the_world_is_out_of_reach() {
+    for name in [
+        "os", "io", "debug", "require", "loadstring", "load", "dofile", "loadfile", "getfenv",
+        "setfenv", "collectgarbage", "gcinfo", "newproxy", "coroutine", "package", "buffer", "utf8",
+        "bit32", "vector",
+    ] {
+        let text = format!("assert({name} == nil)\n{}", with(""));
+        FakeHost::new().load(&text).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
+    }
+    for script in [
+        "string.rep = nil",
+        "table.insert = function() end",
+        "_G.string.rep = nil",
+        "getmetatable('').__index = {}",
+        "setmetatable(string, {})",
+        "rawset(math, 'pi', 3)",
+    ] {
+        let errors = FakeHost::new().errors(&format!("{script}\n{}", with("")));
+        assert!(errors[0].starts_with("etc/test.lua:1: "), "{script}: {errors:?}");
+    }
+}
+
+/// Scripts that would run forever, grow forever, or return what has no end.
+const HOSTILE: &[(&str, &str)] = &[
+    ("while true do end", "the script runs longer than 30 seconds"),
+    ("while true do pcall(function() while true do end end) end", "the script runs longer"),
+    (
+        "pcall(function() while true do end end) return { upstreams = {} }",
+        "the script runs longer than 30 seconds",
+    ),
+    ("local function f() return f() end f()", "the script runs longer than 30 seconds"),
+    ("local function f() return 1 + f() end f()", "stack overflow"),
+    ("return string.rep('x', 2000000000)", "the script needs more than 1024 MiB"),
+    ("local s = 'x' while true do s = s .. s end", "the script needs more than 1024 MiB"),
+    (
+        "local s = string.rep('a', 200000) return string.find(s, string.rep('a*', 40) .. 'b')",
+        "the script runs longer than 30 seconds",
+    ),
+    ("table.sort({3, 2, 1}, function() while true do end end)", "the script runs longer"),
+    ("local t = {} t.t = t return t", "t: is a table that contains itself"),
+    (
+        "local t = {} for i = 1, 100 do t = { t } end return { x = t }",
+        "is a table within 32 others",
+    ),
+    (
+        "local t = {} for i = 1, 30 do t = { t, t } end return { x = t }",
+        "the configuration has more than 4000000 values",
+    ),
+    (
+        "local s = string.rep('x', 2^26) return { x = { s, s, s, s, s, s, s, s, s } }",
+        "the configuration has more than 536870912 octets of text",
+    ),
+    (
+        "return setmetatable({}, { __index = function() while true do end end })",
+        "is a table with a metatable",
+    ),
+    ("return { acl = setmetatable({}, { __iter = error }) }", "acl: is a table with a metatable"),
+    ("return { [true] = 1 }", "has a key that is a boolean"),
+    ("return { [{}] = 1 }", "has a key that is a table"),
+    ("return { [0] = 1 }", "has a key that is a"),
+    ("return { [1.5] = 1 }", "has a key that is a number"),
+    ("for i = 1, 1e9 do print(i) end", "the script runs longer than 30 seconds"),
+];
+
+#[test]
+fn hostile_scripts_end_with_an_error() {
+    for (text, expected) in HOSTILE {
+        let errors = FakeHost::new().errors(text);
+        let shown = errors.join("\n");
+        assert!(shown.contains(expected) && shown.len() < 1_000, "{text}: {shown}");
+    }
+}
+
+#[test]
+fn source_of_any_nesting_is_survived() {
+    for depth in [100, 1_000, 100_000] {
+        for (open, close) in [("{", "}"), ("(", ")"), ("[[", "]]"), ("f{", "}"), ("not ", "")] {
+            let value = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            let text = format!("local f = tostring\nreturn {{ x = {value}, y = }} }}");
+            assert!(!FakeHost::new().errors(&text).is_empty());
+            let text = format!("local f = tostring\nreturn {{ x = {value} }}");
+            assert!(!FakeHost::new().errors(&text).is_empty());
+        }
+    }
+}

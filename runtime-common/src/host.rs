@@ -1,0 +1,129 @@
+//! What the configuration may learn of this machine: environment, files, name servers, addresses.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::{env, fs, io};
+
+use balancedns_core::config::{self, Host};
+use nix::net::if_::if_nametoindex;
+use resolv_conf::{Config, ScopedIp};
+
+use crate::clock::Clock;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_PORT: u16 = 53;
+
+/// This machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    clock: Clock,
+}
+
+impl Machine {
+    /// This machine, with a clock for the limit on a script's running time.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock }
+    }
+}
+
+impl Host for Machine {
+    fn variable(&self, name: &str) -> Option<String> {
+        // Names that the system could not hold (empty, or with `=`) are simply not set.
+        env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    fn read(&self, path: &str) -> Result<String, String> {
+        fs::read_to_string(path).map_err(|error| explained(&error))
+    }
+
+    fn system_resolvers(&self) -> Vec<SocketAddr> {
+        fs::read(RESOLV_CONF)
+            .map(|text| resolvers(&text))
+            .unwrap_or_default()
+    }
+
+    fn clock(&self) -> Option<config::Clock> {
+        let clock = self.clock;
+        Some(Box::new(move || clock.now()))
+    }
+
+    /// Only one's own addresses can be bound.
+    fn is_own_address(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+    }
+}
+
+/// Why a file cannot be read, in words for the operator.
+pub(crate) fn explained(error: &io::Error) -> String {
+    let known = [
+        (io::ErrorKind::NotFound, "no such file"),
+        (io::ErrorKind::PermissionDenied, "permission denied"),
+        (io::ErrorKind::InvalidData, "not UTF-8 text"),
+        (io::ErrorKind::IsADirectory, "a folder, not a file"),
+    ];
+    known
+        .iter()
+        .find(|(kind, _)| *kind == error.kind())
+        .map_or_else(|| error.to_string(), |(_, text)| (*text).to_owned())
+}
+
+/// The name servers of a resolv.conf. Lines that cannot be understood are left out, as the C
+/// library does.
+fn resolvers(text: &[u8]) -> Vec<SocketAddr> {
+    let (config, _errors) = Config::parse_with_errors(text);
+    config
+        .nameservers
+        .into_iter()
+        .filter_map(resolver)
+        .collect()
+}
+
+fn resolver(server: ScopedIp) -> Option<SocketAddr> {
+    match server {
+        ScopedIp::V4(ip) => Some(SocketAddr::from((ip, DNS_PORT))),
+        ScopedIp::V6(ip, None) => Some(scoped(ip, 0)),
+        ScopedIp::V6(ip, Some(scope)) => {
+            let index = scope.parse().or_else(|_| if_nametoindex(scope.as_str()));
+            index.ok().map(|index| scoped(ip, index))
+        }
+    }
+}
+
+fn scoped(ip: Ipv6Addr, scope_id: u32) -> SocketAddr {
+    SocketAddrV6::new(ip, DNS_PORT, 0, scope_id).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_and_nonsense_is_left_out() {
+        let text = b"# by hand\nsearch lan\nnameserver 192.0.2.1\nnameserver nonsense\n\
+            nameserver 2001:db8::1\nnameserver fe80::1%lo\noptions edns0\n";
+        let expected = ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::1%1]:53"];
+        let expected = expected.map(|addr| addr.parse::<SocketAddr>().expect("valid"));
+        assert_eq!(resolvers(text), expected);
+        assert!(resolvers(b"").is_empty());
+    }
+
+    #[test]
+    fn own_addresses_are_known() {
+        let machine = Machine::new(Clock::start());
+        assert!(machine.is_own_address("127.0.0.1".parse().expect("valid")));
+        assert!(!machine.is_own_address("192.0.2.55".parse().expect("valid")));
+    }
+
+    #[test]
+    fn an_unreadable_file_says_why() {
+        let machine = Machine::new(Clock::start());
+        assert_eq!(
+            machine.read("/nonexistent/x").expect_err("missing"),
+            "no such file"
+        );
+        assert_eq!(
+            machine.read("/").expect_err("a folder"),
+            "a folder, not a file"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! From the command line to everything that is there before the first worker: configuration,
+//! shared state, bound sockets, the plan of what is supervised, and a word to the operator.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use balancedns_core::admin::View;
+use balancedns_core::config::{self, Loaded, Snapshot, Source};
+use balancedns_core::engine::{Shared, Transport};
+use balancedns_core::exposition::Readings;
+use balancedns_core::supervisor::{ComponentSpec, Supervisor, UnitId};
+
+use crate::cli::Options;
+use crate::clock::{Clock, unix_now};
+use crate::host::{self, Machine};
+use crate::listeners::Listeners;
+use crate::{logging, seed};
+
+/// What the daemon is about to run with.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The clock of the process.
+    pub clock: Clock,
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// The bound sockets.
+    pub listeners: Listeners,
+    /// How many workers there are to be: units 0 to this.
+    pub workers: usize,
+}
+
+impl Prepared {
+    /// Reads the configuration, starts logging and binds all sockets for queries.
+    ///
+    /// # Errors
+    /// Everything that stands against it, a line each.
+    pub fn new(options: &Options) -> Result<Self, Vec<String>> {
+        let clock = Clock::start();
+        let Loaded {
+            snapshot, warnings, ..
+        } = load(options.config.as_deref(), clock)?;
+        logging::start(snapshot.logging.level);
+        for warning in &warnings {
+            tracing::warn!(event = "config", "{warning}");
+        }
+        let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
+        let available = || available_parallelism().map_or(1, usize::from);
+        let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
+        let listeners = Listeners::bind(&snapshot.listen, workers).map_err(|errors| {
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<String>>()
+        })?;
+        let shared = Arc::new(Shared::new(&snapshot, seed));
+        Ok(Self {
+            clock,
+            snapshot: Arc::new(snapshot),
+            shared,
+            listeners,
+            workers,
+        })
+    }
+
+    /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the
+    /// [metrics server](Self::metrics_unit).
+    #[must_use]
+    pub fn supervisor(&self) -> Supervisor {
+        let transports = self
+            .snapshot
+            .listen
+            .sockets
+            .iter()
+            .map(|socket| socket.transport);
+        let transports: Vec<Transport> = transports.collect();
+        let workers: Vec<UnitId> = (0..self.workers).map(UnitId).collect();
+        let known = [
+            ("dns-udp", Transport::Udp),
+            ("dns-tcp", Transport::Tcp),
+            ("dns-dot", Transport::Dot),
+            ("dns-doh", Transport::Doh),
+        ];
+        let used = known
+            .into_iter()
+            .filter(|(_, transport)| transports.contains(transport));
+        let mut components: Vec<ComponentSpec> = used
+            .map(|(name, _)| ComponentSpec {
+                name,
+                required: true,
+                units: workers.clone(),
+            })
+            .collect();
+        if self.snapshot.listen.metrics.is_some() {
+            let units = vec![self.metrics_unit()];
+            components.push(ComponentSpec {
+                name: "metrics-http",
+                required: false,
+                units,
+            });
+        }
+        Supervisor::new(self.snapshot.control, components, self.clock.now())
+    }
+
+    /// The unit of the metrics server.
+    #[must_use]
+    pub fn metrics_unit(&self) -> UnitId {
+        UnitId(self.workers)
+    }
+}
+
+/// What the metrics server shows, now.
+#[must_use]
+pub fn view(clock: Clock, shared: &Shared, supervisor: &Supervisor) -> View {
+    let readings = Readings {
+        workers: shared.all_metrics(),
+        cache_entries: shared.cache.len(),
+        cache_bytes: shared.cache.bytes(),
+        cache_evictions: shared.cache.evictions(),
+        open_connections: shared.open_connections(),
+    };
+    View {
+        components: supervisor.status(),
+        ready: supervisor.is_ready(),
+        readings,
+        now: clock.now(),
+        unix_now: unix_now(),
+    }
+}
+
+/// Reads and validates a configuration file, or the built-in one.
+///
+/// # Errors
+/// Everything that is wrong with it, a line each.
+pub fn load(path: Option<&Path>, clock: Clock) -> Result<Loaded, Vec<String>> {
+    let source = match path {
+        Some(path) => source(path).map_err(|error| vec![error])?,
+        None => Source {
+            name: config::DEFAULT_NAME.to_owned(),
+            folder: String::new(),
+            text: config::DEFAULT.to_owned(),
+        },
+    };
+    config::load(&source, &Machine::new(clock))
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+fn source(path: &Path) -> Result<Source, String> {
+    let name = path.display().to_string();
+    if !path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("lua"))
+    {
+        return Err(format!("{name}: not a .lua file"));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{name}: {}", host::explained(&error)))?;
+    let folder = path
+        .parent()
+        .map(|folder| folder.display().to_string())
+        .unwrap_or_default();
+    Ok(Source { name, folder, text })
+}
+
+/// Where it is listened and what is asked, as one line for the log.
+#[must_use]
+pub fn summary(snapshot: &Snapshot, bound: &[(Transport, SocketAddr)], workers: usize) -> String {
+    let listeners: Vec<String> = bound
+        .iter()
+        .map(|(transport, addr)| format!("{addr}/{}", transport.name()))
+        .collect();
+    let upstreams: Vec<&str> = snapshot.upstreams.iter().map(|u| u.name.as_str()).collect();
+    format!(
+        "listening on {}; forwarding to {}; {workers} worker{}",
+        listeners.join(", "),
+        upstreams.join(", "),
+        if workers == 1 { "" } else { "s" },
+    )
+}
+
+/// A command that asks the first listener something, for the operator to try.
+#[must_use]
+pub fn command_to_try(bound: &[(Transport, SocketAddr)]) -> Option<String> {
+    let plain = |(transport, _): &&(Transport, SocketAddr)| {
+        matches!(transport, Transport::Udp | Transport::Tcp)
+    };
+    let (transport, addr) = bound.iter().find(plain)?;
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    let port = if addr.port() == 53 {
+        String::new()
+    } else {
+        format!(" -p {}", addr.port())
+    };
+    let tcp = if *transport == Transport::Tcp {
+        " +tcp"
+    } else {
+        ""
+    };
+    Some(format!("dig @{ip}{port}{tcp} example.org"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_try_fits_the_first_listener() {
+        let command =
+            |transport, addr: &str| command_to_try(&[(transport, addr.parse().expect("valid"))]);
+        let cases = [
+            (
+                Transport::Udp,
+                "127.0.0.1:5300",
+                "dig @127.0.0.1 -p 5300 example.org",
+            ),
+            (Transport::Udp, "0.0.0.0:53", "dig @127.0.0.1 example.org"),
+            (
+                Transport::Tcp,
+                "[::]:5300",
+                "dig @::1 -p 5300 +tcp example.org",
+            ),
+        ];
+        for (transport, addr, expected) in cases {
+            assert_eq!(command(transport, addr).as_deref(), Some(expected));
+        }
+        assert_eq!(command(Transport::Doh, "127.0.0.1:443"), None);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_or_none_is_a_line_for_the_operator() {
+        let clock = Clock::start();
+        let errors = |path: &str| load(Some(Path::new(path)), clock).expect_err("unusable");
+        assert_eq!(
+            errors("/nonexistent/a.lua"),
+            ["/nonexistent/a.lua: no such file"]
+        );
+        assert_eq!(
+            errors("/nonexistent/a.toml"),
+            ["/nonexistent/a.toml: not a .lua file"]
+        );
+        assert_eq!(
+            errors("/nonexistent/a.LUA"),
+            ["/nonexistent/a.LUA: no such file"]
+        );
+    }
+
+    #[test]
+    fn the_built_in_configuration_is_valid() {
+        let loaded = load(None, Clock::start()).expect("valid");
+        assert!(!loaded.snapshot.upstreams.is_empty());
+    }
+}

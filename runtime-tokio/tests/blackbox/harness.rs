@@ -1,0 +1,36 @@
+//! What every black-box test stands on: the real daemon in a folder of its own, scripted upstream
+//! servers, and plain clients. Nothing in here knows the daemon's code: messages are built by hand
+//! or by hickory-proto and decoded by hickory-proto.
+//!
+//! Nothing sleeps for a fixed time and hopes; whoever waits, waits for a condition until a
+//! deadline ([`until`]).
+
+mod client;
+mod daemon;
+mod dns;
+mod upstream;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{TcpClient, Tried, UdpClient};
+pub(crate) use daemon::{Daemon, Running, Settings, free_port, signal};
+pub(crate) use dns::{Query, Reply, address, record, soa, txt_of};
+pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
+
+/// How long a test waits for what has to happen, far above what it takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Checks `condition` again and again until it gives something; panics after [`PATIENCE`].
+pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

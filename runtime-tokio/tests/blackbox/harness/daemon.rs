@@ -1,0 +1,418 @@
+//! The daemon itself: started from the binary that cargo built, with a configuration file in a
+//! folder of its own, waited for until it is ready, killed by its id when the test is over.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Read, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Query, Reply, TcpClient, UdpClient, Upstream, until};
+
+/// A configuration in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    dns: &'static str,
+    listen: String,
+    upstreams: String,
+    upstream_count: usize,
+    sections: String,
+    files: Vec<(&'static str, String)>,
+}
+
+impl Settings {
+    /// One worker on 127.0.0.1, no upstream yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            dns: "127.0.0.1:{port}",
+            listen: "workers = 1".to_owned(),
+            upstreams: String::new(),
+            upstream_count: 0,
+            sections: String::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// The usual case: one upstream, asked by UDP.
+    pub(crate) fn with(upstream: &Upstream) -> Self {
+        Self::new().upstream(upstream, "")
+    }
+
+    /// Where to listen; `{port}` becomes the port chosen for the test.
+    pub(crate) fn dns(mut self, dns: &'static str) -> Self {
+        self.dns = dns;
+        self
+    }
+
+    /// More keys of the listen section.
+    pub(crate) fn listen(mut self, keys: &str) -> Self {
+        self.listen = format!("{keys}, {}", self.listen);
+        self
+    }
+
+    /// As many workers; one otherwise.
+    pub(crate) fn workers(mut self, count: usize) -> Self {
+        self.listen = self
+            .listen
+            .replace("workers = 1", &format!("workers = {count}"));
+        self
+    }
+
+    /// One more upstream, with more keys than name and address.
+    pub(crate) fn upstream(self, upstream: &Upstream, keys: &str) -> Self {
+        self.upstream_at(upstream.addr(), keys)
+    }
+
+    /// One more upstream at an address where perhaps nobody listens.
+    pub(crate) fn upstream_at(mut self, addr: SocketAddr, keys: &str) -> Self {
+        let name = self.upstream_count;
+        self.upstream_count += 1;
+        writeln!(
+            self.upstreams,
+            "    {{ name = \"up{name}\", addr = \"{addr}\", {keys} }},"
+        )
+        .expect("text takes text");
+        self
+    }
+
+    /// A section of its own, as Lua text: `cache = { enabled = false }`.
+    pub(crate) fn section(mut self, text: &str) -> Self {
+        writeln!(self.sections, "  {text},").expect("text takes text");
+        self
+    }
+
+    /// A file next to the configuration.
+    pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
+        self.files.push((name, content.to_owned()));
+        self
+    }
+
+    /// The configuration as Lua text.
+    fn text(&self, dns_port: u16, metrics_port: u16) -> String {
+        let dns = self.dns.replace("{port}", &dns_port.to_string());
+        format!(
+            "return {{\n  listen = {{ dns = {{ \"{dns}\" }}, metrics = \"127.0.0.1:{metrics_port}\", {} }},\n  \
+             upstreams = {{\n{}  }},\n{}}}\n",
+            self.listen, self.upstreams, self.sections
+        )
+    }
+
+    /// Starts the daemon and waits until it is ready. A port that was taken between its choice and
+    /// the daemon's start leads to another try.
+    pub(crate) fn start(&self) -> Daemon {
+        for _ in 0..5 {
+            let (dns_port, metrics_port) = (free_port(), free_port());
+            let running = self.spawn(dns_port, metrics_port);
+            if let Some(daemon) = running.wait_until_ready(dns_port, metrics_port) {
+                return daemon;
+            }
+        }
+        panic!("no free port in five tries");
+    }
+
+    /// Starts the daemon on the port given, for a start that has to fail; waits for its end.
+    pub(crate) fn fail_on(&self, dns_port: u16) -> Ended {
+        self.spawn(dns_port, free_port()).end()
+    }
+
+    fn spawn(&self, dns_port: u16, metrics_port: u16) -> Running {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, content) in &self.files {
+            std::fs::write(folder.path().join(name), content).expect("a file of the test");
+        }
+        let text = self.text(dns_port, metrics_port);
+        let path = folder.path().join("test.lua");
+        std::fs::write(&path, &text).expect("the configuration file");
+        Running::new(
+            folder,
+            text,
+            Command::new(env!("CARGO_BIN_EXE_balancedns"))
+                .arg("-config")
+                .arg(path),
+        )
+    }
+}
+
+/// A process and what it said so far.
+pub(crate) struct Running {
+    child: Child,
+    stdout: Said,
+    stderr: Said,
+    config: String,
+    _folder: TempDir,
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Running {
+    pub(crate) fn new(folder: TempDir, config: String, command: &mut Command) -> Self {
+        let mut child = command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon's binary runs");
+        let stdout = Said::listen_to(child.stdout.take().expect("stdout is piped"));
+        let stderr = Said::listen_to(child.stderr.take().expect("stderr is piped"));
+        Self {
+            child,
+            stdout,
+            stderr,
+            config,
+            _folder: folder,
+        }
+    }
+
+    /// The binary with these arguments and variables, and no configuration of a test.
+    pub(crate) fn with_arguments(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_balancedns"));
+        command.args(arguments).envs(variables.iter().copied());
+        Self::new(folder, String::new(), &mut command)
+    }
+
+    /// What it wrote to both streams so far.
+    pub(crate) fn said(&self) -> String {
+        format!("{}{}", self.stdout.text(), self.stderr.text())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child is ours")
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Ended {
+        let status = until("the process ends", || self.ended());
+        Ended {
+            status,
+            stdout: self.stdout.rest(),
+            stderr: self.stderr.rest(),
+        }
+    }
+
+    fn wait_until_ready(mut self, dns_port: u16, metrics_port: u16) -> Option<Daemon> {
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, metrics_port));
+        let ready = until("the daemon is ready", || {
+            if self.ended().is_some() {
+                return Some(false);
+            }
+            matches!(http_get(metrics, "/readyz"), Ok((200, _))).then_some(true)
+        });
+        if ready {
+            return Some(Daemon {
+                running: Some(self),
+                port: dns_port,
+                metrics,
+            });
+        }
+        let said = self.stderr.rest();
+        assert!(
+            said.contains("in use"),
+            "the daemon did not start:\n{said}\n{}",
+            self.config
+        );
+        None
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!(
+                "the daemon's configuration:\n{}what it said:\n{}",
+                self.config,
+                self.said()
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The daemon, ready.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    running: Option<Running>,
+    port: u16,
+    metrics: SocketAddr,
+}
+
+impl Daemon {
+    /// Where it answers.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Where it answers on IPv6, if the test had it listen there.
+    pub(crate) fn addr6(&self) -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, self.port).into()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Asks over UDP, from a port of its own.
+    pub(crate) fn udp(&self, query: &Query) -> Reply {
+        UdpClient::to(self.addr()).ask(query)
+    }
+
+    /// Asks over TCP, on a connection of its own.
+    pub(crate) fn tcp(&self, query: &Query) -> Reply {
+        TcpClient::to(self.addr()).ask(query)
+    }
+
+    /// Status and body of a page of the metrics listener.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        http_get(self.metrics, path).expect("the metrics listener answers")
+    }
+
+    /// The same, for a daemon that may be gone.
+    pub(crate) fn try_get(&self, path: &str) -> io::Result<(u16, String)> {
+        http_get(self.metrics, path)
+    }
+
+    /// The value of one line of `/metrics`, named with its labels; 0 if it is not there.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        text.lines()
+            .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+            .map(|value| value.trim().parse::<f64>().expect("a metric is a number"))
+            .sum()
+    }
+
+    /// Memory in use, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running().pid()))
+            .expect("the daemon runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("VmRSS is a number")
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.running().pid(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Ended {
+        self.running
+            .take()
+            .expect("it runs until it is taken")
+            .end()
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs until it is taken")
+    }
+}
+
+/// Sends a signal by the shell's own `kill`, since std has no way to.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .expect("a shell is there");
+    assert!(status.success(), "kill -{name} {pid}");
+}
+
+/// A port of loopback that is free for UDP and TCP at this moment.
+pub(crate) fn free_port() -> u16 {
+    for _ in 0..100 {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a TCP port");
+        let port = listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        if UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port that is free for both UDP and TCP");
+}
+
+fn http_get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(bad)?;
+    Ok((status, body.to_owned()))
+}
+
+/// Collects what a process writes, so that it never blocks on a full pipe.
+struct Said {
+    text: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Said {
+    fn listen_to(mut stream: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let reader = std::thread::spawn({
+            let text = Arc::clone(&text);
+            move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    text.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend_from_slice(&buffer[..count]);
+                }
+            }
+        });
+        Self {
+            text,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Everything, once the process has ended.
+    fn rest(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.text()
+    }
+}

@@ -1,0 +1,442 @@
+//! Upstream servers that do what a test tells them: one script is called for each query, on UDP
+//! and TCP of one port, and says what to send. Everything that came in is kept for inspection.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::rr::{Record, RecordType};
+
+use super::client::framed;
+use super::{PATIENCE, address, dns, soa};
+
+/// How a query came to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// A query as the upstream received it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// How many came before it, over both transports.
+    pub(crate) sequence: usize,
+    pub(crate) transport: Transport,
+    pub(crate) from: SocketAddr,
+    /// How many TCP connections came before its own; 0 for UDP.
+    pub(crate) conn: usize,
+    pub(crate) message: Message,
+}
+
+impl Asked {
+    pub(crate) fn id(&self) -> u16 {
+        self.message.metadata.id
+    }
+
+    /// The name in lower case, with its final dot.
+    pub(crate) fn name(&self) -> String {
+        self.message.queries[0]
+            .name()
+            .to_ascii()
+            .to_ascii_lowercase()
+    }
+
+    pub(crate) fn qtype(&self) -> RecordType {
+        self.message.queries[0].query_type()
+    }
+
+    /// The codes of the EDNS options that came with it.
+    pub(crate) fn option_codes(&self) -> Vec<u16> {
+        dns::option_codes(&self.message)
+    }
+
+    /// A reply without records, as a recursive server would send it.
+    pub(crate) fn reply(&self) -> Message {
+        let mut reply = Message::response(self.id(), OpCode::Query);
+        reply.metadata.recursion_desired = true;
+        reply.metadata.recursion_available = true;
+        reply.add_queries(self.message.queries.clone());
+        reply
+    }
+
+    pub(crate) fn answer(&self, records: impl IntoIterator<Item = Record>) -> Message {
+        let mut reply = self.reply();
+        reply.add_answers(records);
+        reply
+    }
+
+    /// One address under the name that was asked.
+    pub(crate) fn address(&self, ttl: u32, ip: &str) -> Message {
+        self.answer([address(&self.name(), ttl, ip)])
+    }
+
+    pub(crate) fn rcode(&self, rcode: ResponseCode) -> Message {
+        let mut reply = self.reply();
+        reply.metadata.response_code = rcode;
+        reply
+    }
+
+    /// A negative answer: NXDOMAIN, or NODATA with `ResponseCode::NoError`.
+    pub(crate) fn negative(&self, rcode: ResponseCode, ttl: u32, minimum: u32) -> Message {
+        let mut reply = self.rcode(rcode);
+        reply.add_authority(soa("example.org.", ttl, minimum));
+        reply
+    }
+
+    /// Nothing but "ask again over TCP".
+    pub(crate) fn truncated(&self) -> Message {
+        let mut reply = self.reply();
+        reply.metadata.truncation = true;
+        reply
+    }
+}
+
+/// What a script wants done.
+pub(crate) enum Answer {
+    /// Nothing.
+    Silence,
+    /// This message.
+    Send(Box<Message>),
+    /// These octets, in datagrams or frames of their own.
+    Octets(Vec<Vec<u8>>),
+    /// What comes with it, once the gate is open.
+    When(Gate, Box<Answer>),
+    /// What comes with it, after this long.
+    After(Duration, Box<Answer>),
+    /// The message, then the end of the connection.
+    SendAndClose(Box<Message>),
+    /// The end of the connection.
+    Close,
+}
+
+impl From<Message> for Answer {
+    fn from(message: Message) -> Self {
+        Self::Send(Box::new(message))
+    }
+}
+
+/// Holds answers back until a test opens it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *lock(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let guard = lock(&self.0.0);
+        drop(
+            self.0
+                .1
+                .wait_timeout_while(guard, PATIENCE * 2, |open| !*open),
+        );
+    }
+}
+
+/// A server; it stops when dropped.
+pub(crate) struct Upstream {
+    addr: SocketAddr,
+    state: Arc<State>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct State {
+    script: Box<dyn Fn(&Asked) -> Answer + Send + Sync>,
+    asked: Mutex<Vec<Asked>>,
+    changed: Condvar,
+    streams: Mutex<Vec<TcpStream>>,
+    stopping: AtomicBool,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Upstream {
+    /// UDP and TCP on one port of 127.0.0.1.
+    pub(crate) fn start<A: Into<Answer>>(
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into(), true, script)
+    }
+
+    /// UDP alone: a connection to the same port is refused.
+    pub(crate) fn udp_only<A: Into<Answer>>(
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into(), false, script)
+    }
+
+    /// A server that gives the same address for every name, and no data for other types.
+    pub(crate) fn answering(ip: &'static str) -> Self {
+        Self::start(move |asked| {
+            if asked.qtype() == RecordType::A {
+                asked.address(300, ip)
+            } else {
+                asked.negative(ResponseCode::NoError, 300, 300)
+            }
+        })
+    }
+
+    /// A server that takes everything and says nothing.
+    pub(crate) fn silent() -> Self {
+        Self::start(|_| Answer::Silence)
+    }
+
+    /// On a port of this address, with or without TCP.
+    pub(crate) fn on<A: Into<Answer>>(
+        ip: IpAddr,
+        with_tcp: bool,
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(bind_both(ip), with_tcp, script)
+    }
+
+    /// On a port of 127.0.0.1 that the test knows already.
+    pub(crate) fn at_port<A: Into<Answer>>(
+        port: u16,
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        let addr = (Ipv4Addr::LOCALHOST, port);
+        let socket = UdpSocket::bind(addr).expect("the UDP port is free");
+        let listener = TcpListener::bind(addr).expect("the TCP port is free");
+        Self::serve((socket, listener), true, script)
+    }
+
+    fn serve<A: Into<Answer>>(
+        (socket, listener): (UdpSocket, TcpListener),
+        with_tcp: bool,
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        let addr = socket.local_addr().expect("a bound socket has an address");
+        let state = Arc::new(State {
+            script: Box::new(move |asked| script(asked).into()),
+            asked: Mutex::default(),
+            changed: Condvar::new(),
+            streams: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let mut threads = Vec::new();
+        threads.push(thread::spawn({
+            let state = Arc::clone(&state);
+            move || serve_udp(&state, &Arc::new(socket))
+        }));
+        if with_tcp {
+            threads.push(thread::spawn({
+                let state = Arc::clone(&state);
+                move || serve_tcp(&state, &listener)
+            }));
+        }
+        Self {
+            addr,
+            state,
+            threads,
+        }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Everything asked so far.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        lock(&self.state.asked).clone()
+    }
+
+    /// How many queries came so far.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.state.asked).len()
+    }
+
+    /// Everything asked, once it is at least `count`.
+    pub(crate) fn wait_for(&self, count: usize) -> Vec<Asked> {
+        let guard = lock(&self.state.asked);
+        let (guard, _) = self
+            .state
+            .changed
+            .wait_timeout_while(guard, PATIENCE, |asked| asked.len() < count)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            guard.len() >= count,
+            "{count} queries expected, {} came",
+            guard.len()
+        );
+        guard.clone()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.state.stopping.store(true, Ordering::SeqCst);
+        // Wakes both servers, which then see that they are to stop.
+        if let Ok(socket) = UdpSocket::bind((self.addr.ip(), 0)) {
+            let _ = socket.send_to(&[], self.addr);
+        }
+        let _ = TcpStream::connect_timeout(&self.addr, Duration::from_millis(500));
+        for stream in lock(&self.state.streams).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve_udp(state: &Arc<State>, socket: &Arc<UdpSocket>) {
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let received = socket.recv_from(&mut buffer);
+        if state.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        // An error here is an ICMP message about an answer that nobody waited for.
+        let Ok((length, from)) = received else {
+            continue;
+        };
+        let outlet = Outlet::Datagram(Arc::clone(socket), from);
+        state.take(&buffer[..length], Transport::Udp, from, 0, outlet);
+    }
+}
+
+fn serve_tcp(state: &Arc<State>, listener: &TcpListener) {
+    for conn in 0.. {
+        let accepted = listener.accept();
+        if state.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok((stream, from)) = accepted else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        lock(&state.streams).push(stream.try_clone().expect("a second handle"));
+        let state = Arc::clone(state);
+        thread::spawn(move || serve_stream(&state, stream, from, conn));
+    }
+}
+
+fn serve_stream(state: &Arc<State>, mut stream: TcpStream, from: SocketAddr, conn: usize) {
+    let writer = Arc::new(Mutex::new(stream.try_clone().expect("a second handle")));
+    let mut length = [0; 2];
+    while stream.read_exact(&mut length).is_ok() {
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        if stream.read_exact(&mut message).is_err() {
+            return;
+        }
+        state.take(
+            &message,
+            Transport::Tcp,
+            from,
+            conn,
+            Outlet::Stream(Arc::clone(&writer)),
+        );
+    }
+}
+
+impl State {
+    fn take(
+        &self,
+        octets: &[u8],
+        transport: Transport,
+        from: SocketAddr,
+        conn: usize,
+        outlet: Outlet,
+    ) {
+        let message = Message::from_vec(octets)
+            .unwrap_or_else(|error| panic!("a query that does not decode: {error}: {octets:02x?}"));
+        let asked = {
+            let mut list = lock(&self.asked);
+            let asked = Asked {
+                sequence: list.len(),
+                transport,
+                from,
+                conn,
+                message,
+            };
+            list.push(asked.clone());
+            asked
+        };
+        self.changed.notify_all();
+        outlet.carry_out((self.script)(&asked));
+    }
+}
+
+enum Outlet {
+    Datagram(Arc<UdpSocket>, SocketAddr),
+    Stream(Arc<Mutex<TcpStream>>),
+}
+
+impl Outlet {
+    fn carry_out(self, answer: Answer) {
+        match answer {
+            Answer::Silence => {}
+            Answer::Send(message) => self.send(&encode(&message)),
+            Answer::Octets(messages) => messages.iter().for_each(|octets| self.send(octets)),
+            Answer::When(gate, then) => {
+                thread::spawn(move || {
+                    gate.wait();
+                    self.carry_out(*then);
+                });
+            }
+            Answer::After(wait, then) => {
+                thread::spawn(move || {
+                    thread::sleep(wait);
+                    self.carry_out(*then);
+                });
+            }
+            Answer::SendAndClose(message) => {
+                self.send(&encode(&message));
+                self.close();
+            }
+            Answer::Close => self.close(),
+        }
+    }
+
+    /// A client that has gone does not trouble the server.
+    fn send(&self, octets: &[u8]) {
+        let _ = match self {
+            Self::Datagram(socket, to) => socket.send_to(octets, to).map(drop),
+            Self::Stream(stream) => lock(stream).write_all(&framed(octets)),
+        };
+    }
+
+    fn close(&self) {
+        if let Self::Stream(stream) = self {
+            let _ = lock(stream).shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn encode(message: &Message) -> Vec<u8> {
+    message.to_vec().expect("a test's reply can be encoded")
+}
+
+/// UDP and TCP of the same port, chosen by the system.
+fn bind_both(ip: IpAddr) -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let socket = UdpSocket::bind((ip, 0)).expect("a UDP port");
+        let port = socket
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        if let Ok(listener) = TcpListener::bind((ip, port)) {
+            return (socket, listener);
+        }
+    }
+    panic!("no port that is free for both UDP and TCP");
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,265 @@
+//! The process: command line, start, errors on stderr, signals, exit codes.
+
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
+use crate::harness::{
+    Answer, Gate, Query, Running, Settings, TcpClient, UdpClient, Upstream, free_port, signal,
+    until,
+};
+
+/// An upstream that holds back its answers until the gate opens.
+fn gated(gate: &Gate) -> Upstream {
+    let gate = gate.clone();
+    Upstream::start(move |asked| {
+        Answer::When(
+            gate.clone(),
+            Box::new(asked.address(60, "192.0.2.1").into()),
+        )
+    })
+}
+
+/// `--version` names the program and its version.
+#[test]
+fn version() {
+    let ended = Running::with_arguments(&["--version"], &[]).end();
+    assert!(ended.status.success());
+    assert_eq!(
+        ended.stdout.trim(),
+        format!("balancedns {}", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+/// SIGTERM and SIGINT end an idle daemon with code 0.
+#[test]
+fn signals_end_it() {
+    let upstream = Upstream::answering("192.0.2.1");
+    for name in ["TERM", "INT"] {
+        let daemon = Settings::with(&upstream).start();
+        daemon.udp(&Query::a("www.example.org"));
+        daemon.signal(name);
+        let ended = daemon.end();
+        assert_eq!(ended.status.code(), Some(0), "{name}: {ended:?}");
+    }
+}
+
+/// SIGTERM with queries in flight: they are answered first, over UDP and TCP, then it ends with
+/// code 0; meanwhile it is not ready.
+#[test]
+fn drain_answers_what_is_in_flight() {
+    let gate = Gate::default();
+    let upstream = gated(&gate);
+    let daemon = Settings::with(&upstream).start();
+    let (by_udp, by_tcp) = (Query::a("one.example.org"), Query::a("two.example.org"));
+    let client = UdpClient::to(daemon.addr());
+    client.send(&by_udp.encode());
+    let mut stream = TcpClient::to(daemon.addr());
+    stream.send(&by_tcp.encode());
+    upstream.wait_for(2);
+
+    daemon.signal("TERM");
+    until("it is not ready while it drains", || {
+        match daemon.try_get("/readyz") {
+            Ok((503, _)) | Err(_) => Some(()),
+            Ok(_) => None,
+        }
+    });
+    gate.open();
+    let reply = client.receive();
+    reply.check_echo(&by_udp);
+    assert_eq!(reply.address(), "192.0.2.1");
+    let reply = stream.receive();
+    reply.check_echo(&by_tcp);
+    assert_eq!(reply.address(), "192.0.2.1");
+    let ended = daemon.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// `control.drain_timeout_ms` bounds the waiting; who is not answered by then is told so.
+#[test]
+fn drain_is_bounded() {
+    let upstream = Upstream::silent();
+    let daemon = Settings::with(&upstream)
+        .section("control = { drain_timeout_ms = 300 }")
+        .section("routing = { deadline_ms = 20000 }")
+        .start();
+    let client = UdpClient::to(daemon.addr());
+    client.send(&Query::a("www.example.org").encode());
+    upstream.wait_for(1);
+    let start = std::time::Instant::now();
+    daemon.signal("TERM");
+    let ended = daemon.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(client.receive().rcode(), 2, "SERVFAIL rather than silence");
+}
+
+/// An address in use is one clear line and exit code 1, for UDP and for TCP.
+#[test]
+fn address_in_use() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let port = free_port();
+    let _socket = UdpSocket::bind(("127.0.0.1", port)).expect("it was free");
+    assert_address_in_use(&Settings::with(&upstream), port);
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a TCP port");
+    let port = listener.local_addr().expect("bound").port();
+    assert_address_in_use(&Settings::with(&upstream), port);
+}
+
+/// A second instance does not silently share the port of the first.
+#[test]
+fn second_instance_is_refused() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    assert_address_in_use(&Settings::with(&upstream), daemon.port());
+    assert_eq!(
+        daemon.udp(&Query::a("www.example.org")).address(),
+        "192.0.2.1"
+    );
+}
+
+fn assert_address_in_use(settings: &Settings, port: u16) {
+    let ended = settings.fail_on(port);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let lines: Vec<_> = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("in use"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{ended:?}");
+    assert!(
+        lines[0].contains(&format!("127.0.0.1:{port}")),
+        "{}",
+        lines[0]
+    );
+}
+
+/// Every error of a configuration gets its line with its key path; exit code 1.
+#[test]
+fn bad_configuration_names_every_error() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let ended = Settings::with(&upstream)
+        .listen("udp_size = 100, read_timeout_ms = 0")
+        .section("cahce = { enabled = true }")
+        .section(r#"acl = { "not-an-address" }"#)
+        .section("cache = { min_ttl_seconds = 10, max_ttl_seconds = 5 }")
+        .section(r#"routing = { chain = { "upstraem" } }"#)
+        .fail_on(free_port());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    for words in [
+        &["listen.udp_size"][..],
+        &["listen.read_timeout_ms"],
+        &["cahce", "did you mean", "cache"],
+        &["acl"],
+        &["min_ttl_seconds"],
+        &["routing.chain", "did you mean", "upstream"],
+    ] {
+        let found = ended
+            .stderr
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "no line with {words:?}:\n{}", ended.stderr);
+    }
+}
+
+/// A Lua error is reported with file and line.
+#[test]
+fn lua_errors_have_their_line() {
+    let ended = Settings::new()
+        .section("this is not Lua")
+        .fail_on(free_port());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("test.lua:"), "{}", ended.stderr);
+}
+
+/// What this build cannot do is refused, not ignored.
+#[test]
+fn missing_capabilities_are_refused() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let ended = Settings::new()
+        .upstream(&upstream, r#"protocol = "dot""#)
+        .fail_on(free_port());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("not available in this build"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// No upstream, no forwarding.
+#[test]
+fn at_least_one_upstream() {
+    let ended = Settings::new().fail_on(free_port());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("upstreams"), "{}", ended.stderr);
+}
+
+/// A file that is not there is one clear line.
+#[test]
+fn missing_file() {
+    for flag in ["-config", "--config"] {
+        let ended = Running::with_arguments(&[flag, "nowhere.lua"], &[]).end();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("nowhere.lua"), "{}", ended.stderr);
+    }
+}
+
+/// Without a configuration file the embedded one is used; it says how to try it.
+#[test]
+fn embedded_default_starts() {
+    let port = free_port();
+    let addr = format!("127.0.0.1:{port}");
+    let mut running = Running::with_arguments(&[], &[("BALANCEDNS_DNS_ADDR", &addr)]);
+    until("it says how to try it", || {
+        assert!(running.ended().is_none(), "it ended: {}", running.said());
+        running
+            .said()
+            .lines()
+            .any(|l| l.contains("dig") && l.contains(&port.to_string()))
+            .then_some(())
+    });
+    // Answered without any upstream, which this machine may not have.
+    let client = UdpClient::to(addr.parse().expect("an address"));
+    assert_eq!(
+        client.ask(&Query::a("www.example.org").opcode(2)).rcode(),
+        4
+    );
+    signal(running.pid(), "TERM");
+    assert_eq!(running.end().status.code(), Some(0));
+}
+
+/// `logging.log_queries` is off by default: names of clients' queries are nobody's business.
+#[test]
+fn names_are_not_logged() {
+    let upstream = Upstream::start(|asked| asked.rcode(hickory_proto::op::ResponseCode::ServFail));
+    let daemon = Settings::with(&upstream).start();
+    daemon.udp(&Query::a("secret-name.example.org"));
+    daemon.signal("TERM");
+    let ended = daemon.end();
+    assert!(!ended.stderr.contains("secret-name") && !ended.stdout.contains("secret-name"));
+}
+
+/// With it, there is a line per query.
+#[test]
+fn names_are_logged_if_told_so() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .section("logging = { log_queries = true }")
+        .start();
+    for _ in 0..2 {
+        daemon.udp(&Query::a("asked-name.example.org"));
+    }
+    daemon.signal("TERM");
+    let ended = daemon.end();
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("asked-name.example.org"));
+    assert_eq!(lines.count(), 2, "{said}");
+}

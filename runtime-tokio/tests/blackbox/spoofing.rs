@@ -1,0 +1,172 @@
+//! Replies that are not ours (RFC 5452): ignored, counted, and no reason to stop waiting.
+
+use std::collections::HashSet;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::{Name, RecordType};
+
+use crate::harness::{Answer, Asked, Query, Settings, Upstream};
+
+const FORGED: &str = "203.0.113.66";
+const TRUE: &str = "192.0.2.1";
+
+fn octets(message: &Message) -> Vec<u8> {
+    message.to_vec().expect("it can be encoded")
+}
+
+/// The upstream sends each of the forged messages, then the true one; the true one is taken, and
+/// at once: no forged one used up the attempt.
+fn assert_ignored(forge: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + Sync + 'static) {
+    let upstream = Upstream::start(move |asked| {
+        let mut messages = forge(asked);
+        messages.push(octets(&asked.address(60, TRUE)));
+        Answer::Octets(messages)
+    });
+    let daemon = Settings::with(&upstream).start();
+    let start = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
+    }
+    assert!(
+        start.elapsed() < Duration::from_millis(1900),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        upstream.count(),
+        1,
+        "asked once: the second came from the cache"
+    );
+    let mismatches: f64 = ["id", "late", "question", "garbage"]
+        .iter()
+        .map(|what| {
+            daemon.metric(&format!(
+                "balancedns_upstream_mismatches_total{{what=\"{what}\"}}"
+            ))
+        })
+        .sum();
+    assert!(mismatches >= 1.0, "it is counted");
+}
+
+/// RFC 5452 section 9.1: another id.
+#[test]
+fn wrong_id_is_ignored() {
+    assert_ignored(|asked| {
+        (1..=20)
+            .map(|difference| {
+                let mut forged = asked.address(60, FORGED);
+                forged.metadata.id = asked.id().wrapping_add(difference);
+                octets(&forged)
+            })
+            .collect()
+    });
+}
+
+/// RFC 5452 section 9.1: another name, type or class in the question.
+#[test]
+fn wrong_question_is_ignored() {
+    assert_ignored(|asked| {
+        let mut name = asked.address(60, FORGED);
+        name.queries[0].name = Name::from_ascii("www.example.net.").expect("a valid name");
+        let mut qtype = asked.address(60, FORGED);
+        qtype.queries[0].query_type = RecordType::AAAA;
+        let mut qclass = asked.address(60, FORGED);
+        qclass.queries[0].query_class = hickory_proto::rr::DNSClass::CH;
+        [name, qtype, qclass].iter().map(octets).collect()
+    });
+}
+
+/// A query, though with the right id and question: QR is not set.
+#[test]
+fn queries_are_ignored() {
+    assert_ignored(|asked| {
+        let mut forged = asked.address(60, FORGED);
+        forged.metadata.message_type = MessageType::Query;
+        vec![octets(&forged)]
+    });
+}
+
+/// Short and senseless datagrams.
+#[test]
+fn garbage_is_ignored() {
+    assert_ignored(|asked| {
+        let [high, low] = asked.id().to_be_bytes();
+        vec![
+            vec![],
+            vec![high],
+            vec![high, low],
+            vec![high, low, 0x81, 0x80],
+            vec![0xff; 11],
+            vec![0xff; 300],
+        ]
+    });
+}
+
+/// RFC 5452 section 9.2: from another port, with everything else right.
+#[test]
+fn other_sources_are_ignored() {
+    let upstream = Upstream::start(|asked| {
+        let spoofer = UdpSocket::bind("127.0.0.1:0").expect("a port for the spoofer");
+        let forged = octets(&asked.address(60, FORGED));
+        // Refused by the kernel where the daemon's socket is connected; either is fine.
+        let _ = spoofer.send_to(&forged, asked.from);
+        let honest = asked.address(60, TRUE).into();
+        Answer::After(Duration::from_millis(50), Box::new(honest))
+    });
+    let daemon = Settings::with(&upstream).start();
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
+}
+
+/// RFC 5452 section 9.2: many ports, and ids that cannot be counted on.
+#[test]
+fn ports_and_ids_are_spread() {
+    let upstream = Upstream::answering(TRUE);
+    let daemon = Settings::with(&upstream).start();
+    let client = crate::harness::UdpClient::to(daemon.addr());
+    for i in 0..300 {
+        client.ask(&Query::a(&format!("n{i}.example.org")));
+    }
+    let asked = upstream.asked();
+    assert_eq!(asked.len(), 300);
+    let ports: HashSet<_> = asked.iter().map(|asked| asked.from.port()).collect();
+    assert!(ports.len() >= 20, "{} ports", ports.len());
+    let ids: HashSet<_> = asked.iter().map(Asked::id).collect();
+    assert!(ids.len() >= 290, "{} ids", ids.len());
+    let neighbours = |ids: &[u16]| {
+        ids.windows(2)
+            .filter(|pair| pair[1].wrapping_sub(pair[0]) <= 16)
+            .count()
+    };
+    let all: Vec<_> = asked.iter().map(Asked::id).collect();
+    // By chance about 300 * 17 / 65536 = 0.08.
+    assert!(neighbours(&all) < 5, "{all:?}");
+    for port in ports {
+        let of_port: Vec<_> = asked
+            .iter()
+            .filter(|a| a.from.port() == port)
+            .map(Asked::id)
+            .collect();
+        assert!(neighbours(&of_port) < 3, "port {port}: {of_port:?}");
+    }
+}
+
+/// A reply to a TCP query is checked as well.
+#[test]
+fn wrong_replies_on_a_stream_are_ignored() {
+    let upstream = Upstream::start(|asked| {
+        let mut wrong_id = asked.address(60, FORGED);
+        wrong_id.metadata.id ^= 0x5555;
+        Answer::Octets(vec![octets(&wrong_id), octets(&asked.address(60, TRUE))])
+    });
+    let daemon = Settings::new()
+        .upstream(&upstream, r#"protocol = "tcp""#)
+        .start();
+    let reply = daemon.udp(&Query::a("www.example.org"));
+    assert!(
+        reply.addresses().iter().all(|ip| ip.to_string() != FORGED),
+        "{reply:?}"
+    );
+}

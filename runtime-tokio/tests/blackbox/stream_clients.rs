@@ -1,0 +1,208 @@
+//! TCP as well-behaved clients use it (RFC 7766): pipelined, in pieces, half-closed.
+
+use crate::harness::{Answer, Gate, PATIENCE, Query, Settings, TcpClient, Tried, Upstream};
+
+/// Holds back names that start with "slow" until the gate opens.
+fn with_slow_names(gate: &Gate) -> Upstream {
+    let gate = gate.clone();
+    Upstream::start(move |asked| {
+        let answer = Answer::from(asked.address(60, "192.0.2.1"));
+        if asked.name().starts_with("slow") {
+            Answer::When(gate.clone(), Box::new(answer))
+        } else {
+            answer
+        }
+    })
+}
+
+/// RFC 7766 section 6.2.1: one connection serves many queries, one after the other.
+#[test]
+fn connection_is_kept() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    let mut client = TcpClient::to(daemon.addr());
+    for i in 0..20 {
+        assert_eq!(
+            client
+                .ask(&Query::a(&format!("n{i}.example.org")))
+                .address(),
+            "192.0.2.1"
+        );
+    }
+    assert!((daemon.metric("balancedns_connections_accepted_total") - 1.0).abs() < 0.1);
+}
+
+/// RFC 7766 section 7: answers come as they are ready, not in the order of the questions.
+#[test]
+fn answers_come_out_of_order() {
+    let gate = Gate::default();
+    let upstream = with_slow_names(&gate);
+    let daemon = Settings::with(&upstream).start();
+    let (slow, fast) = (Query::a("slow.example.org"), Query::a("fast.example.org"));
+    let mut client = TcpClient::to(daemon.addr());
+    client.send(&slow.encode());
+    upstream.wait_for(1);
+    client.send(&fast.encode());
+    client.receive().check_echo(&fast);
+    gate.open();
+    client.receive().check_echo(&slow);
+}
+
+/// RFC 7766 section 6.2.1.1: many queries in one write are many queries.
+#[test]
+fn several_messages_in_one_segment() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    let queries: Vec<_> = (0..100)
+        .map(|i| Query::a(&format!("n{}.example.org", i % 10)).id(i))
+        .collect();
+    let mut octets = Vec::new();
+    for query in &queries {
+        let message = query.encode();
+        octets.extend(u16::try_from(message.len()).expect("short").to_be_bytes());
+        octets.extend(message);
+    }
+    let mut client = TcpClient::to(daemon.addr());
+    client.send_raw(&octets);
+    let mut seen = [false; 100];
+    for _ in &queries {
+        let reply = client.receive();
+        let id = usize::from(reply.message.metadata.id);
+        reply.check_echo(&queries[id]);
+        assert!(
+            !std::mem::replace(&mut seen[id], true),
+            "id {id} answered twice"
+        );
+    }
+}
+
+/// RFC 7766 section 8: a message may come in any pieces: cut at every octet, and octet by octet.
+#[test]
+fn message_in_pieces() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    let query = Query::a("www.example.org").edns(1232);
+    let message = query.encode();
+    let mut framed = u16::try_from(message.len())
+        .expect("short")
+        .to_be_bytes()
+        .to_vec();
+    framed.extend(message);
+    let mut client = TcpClient::to(daemon.addr());
+    for cut in 1..framed.len() {
+        client.send_raw(&framed[..cut]);
+        std::thread::yield_now();
+        client.send_raw(&framed[cut..]);
+        client.receive().check_echo(&query);
+    }
+    for octet in &framed {
+        client.send_raw(std::slice::from_ref(octet));
+        std::thread::yield_now();
+    }
+    client.receive().check_echo(&query);
+}
+
+/// RFC 7766 section 6.2.4: a client that has finished sending still gets its answers; then the
+/// connection ends.
+#[test]
+fn half_closed_clients_are_answered() {
+    let gate = Gate::default();
+    let upstream = with_slow_names(&gate);
+    let daemon = Settings::with(&upstream).start();
+    let queries = [Query::a("slow1.example.org"), Query::a("slow2.example.org")];
+    let mut client = TcpClient::to(daemon.addr());
+    for query in &queries {
+        client.send(&query.encode());
+    }
+    client.finish();
+    upstream.wait_for(2);
+    gate.open();
+    let mut ids: Vec<_> = (0..2)
+        .map(|_| client.receive().message.metadata.id)
+        .collect();
+    let mut expected: Vec<_> = queries.iter().map(|query| query.id).collect();
+    ids.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(ids, expected);
+    client.wait_for_close();
+}
+
+/// A client that goes away with queries in flight harms nobody.
+#[test]
+fn client_may_vanish() {
+    let gate = Gate::default();
+    let upstream = with_slow_names(&gate);
+    let daemon = Settings::with(&upstream).start();
+    for i in 0..10 {
+        let mut client = TcpClient::to(daemon.addr());
+        client.send(&Query::a(&format!("slow{i}.example.org")).encode());
+        upstream.wait_for(i + 1);
+    }
+    gate.open();
+    assert_eq!(
+        daemon.tcp(&Query::a("fast.example.org")).address(),
+        "192.0.2.1"
+    );
+    assert_eq!(
+        daemon.tcp(&Query::a("slow3.example.org")).address(),
+        "192.0.2.1"
+    );
+}
+
+/// RFC 7766 section 6.2.1: what is wrong with one message is no reason to drop the connection.
+#[test]
+fn errors_do_not_end_the_connection() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    let mut client = TcpClient::to(daemon.addr());
+    let mut broken = Query::a("www.example.org").encode();
+    broken.push(0);
+    client.send(&broken);
+    assert_eq!(client.receive().rcode(), 1);
+    client.send(&Query::a("www.example.org").opcode(5).encode());
+    assert_eq!(client.receive().rcode(), 4);
+    assert_eq!(
+        client.ask(&Query::a("www.example.org")).address(),
+        "192.0.2.1"
+    );
+}
+
+/// More pipelined than one connection may have in flight: reading pauses, nothing is lost.
+#[test]
+fn deep_pipelines_lose_nothing() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    let mut client = TcpClient::to(daemon.addr());
+    let mut writer = TcpClient {
+        stream: client.stream.try_clone().expect("a second handle"),
+    };
+    let sender = std::thread::spawn(move || {
+        for id in 0..2_000_u16 {
+            writer.send(
+                &Query::a(&format!("n{}.example.org", id % 500))
+                    .id(id)
+                    .encode(),
+            );
+        }
+    });
+    let mut seen = vec![false; 2_000];
+    for _ in 0..2_000 {
+        match client.try_receive(PATIENCE) {
+            Tried::Reply(reply) => {
+                assert_eq!(reply.address(), "192.0.2.1");
+                let id = usize::from(reply.message.metadata.id);
+                assert!(
+                    !std::mem::replace(&mut seen[id], true),
+                    "id {id} answered twice"
+                );
+            }
+            other @ (Tried::Closed | Tried::Silence) => {
+                panic!(
+                    "{other:?} after {} replies",
+                    seen.iter().filter(|seen| **seen).count()
+                )
+            }
+        }
+    }
+    sender.join().expect("the sender ends");
+}

@@ -1,0 +1,237 @@
+//! TCP as it is abused: every wait, buffer and number of connections has its bound.
+
+use std::io::{ErrorKind, Write};
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+
+use crate::harness::{
+    Answer, Gate, PATIENCE, Query, Settings, TcpClient, Tried, Upstream, txt_of, until,
+};
+
+fn assert_about(took: Duration, millis: u64) {
+    let high = Duration::from_millis(millis + 2000);
+    assert!(
+        (Duration::from_millis(millis - 50)..high).contains(&took),
+        "{took:?}"
+    );
+}
+
+/// RFC 7766 section 6.2.3: a connection that nobody uses is closed; use keeps it open.
+#[test]
+fn idle_connections_are_closed() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("tcp_idle_timeout_ms = 400")
+        .start();
+    let mut client = TcpClient::to(daemon.addr());
+    assert_about(client.wait_for_close(), 400);
+
+    let mut client = TcpClient::to(daemon.addr());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1000) {
+        client.ask(&Query::a("www.example.org"));
+    }
+    assert_about(client.wait_for_close(), 400);
+}
+
+/// A connection with a query in flight is not idle.
+#[test]
+fn waiting_is_not_idle() {
+    let upstream = Upstream::start(|asked| {
+        let answer = asked.address(60, "192.0.2.1").into();
+        Answer::After(Duration::from_millis(700), Box::new(answer))
+    });
+    let daemon = Settings::with(&upstream)
+        .listen("tcp_idle_timeout_ms = 200")
+        .start();
+    assert_eq!(
+        daemon.tcp(&Query::a("www.example.org")).address(),
+        "192.0.2.1"
+    );
+}
+
+/// `listen.read_timeout_ms`: a length, then silence.
+#[test]
+fn unfinished_messages_time_out() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("read_timeout_ms = 400")
+        .start();
+    for start in [&[0_u8][..], &[0, 40], &[0, 40, 1, 2, 3]] {
+        let mut client = TcpClient::to(daemon.addr());
+        client.send_raw(start);
+        assert_about(client.wait_for_close(), 400);
+    }
+    assert!(daemon.metric("balancedns_connections_timed_out_total") >= 3.0);
+}
+
+/// The same for who sends an octet now and then: the time counts from the first octet to the last.
+#[test]
+fn dripping_messages_time_out() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("read_timeout_ms = 400")
+        .start();
+    let mut client = TcpClient::to(daemon.addr());
+    let start = Instant::now();
+    client.send_raw(&[2, 0]);
+    loop {
+        client.send_raw(&[0]);
+        match client.try_receive(Duration::from_millis(50)) {
+            Tried::Closed => break,
+            Tried::Silence => assert!(start.elapsed() < PATIENCE, "it never ends"),
+            Tried::Reply(reply) => panic!("{reply:?}"),
+        }
+    }
+    assert_about(start.elapsed(), 400);
+}
+
+/// `listen.write_timeout_ms`: a client that asks and does not read costs bounded memory, and loses
+/// its connection; others do not notice.
+#[test]
+fn slow_readers_are_cut_off() {
+    let upstream = Upstream::start(|asked| asked.answer([txt_of(&asked.name(), 300, 60_000)]));
+    let daemon = Settings::new()
+        .upstream(&upstream, r#"protocol = "tcp""#)
+        // Nothing else may be what ends it.
+        .listen("write_timeout_ms = 500, read_timeout_ms = 60000, tcp_idle_timeout_ms = 60000")
+        .start();
+    let query = Query::new("huge.example.org", RecordType::TXT);
+    assert!(
+        daemon.tcp(&query).bytes.len() > 60_000,
+        "it is in the cache now"
+    );
+    let before = daemon.memory_kib();
+
+    let mut client = TcpClient::to(daemon.addr());
+    client.stream.set_nonblocking(true).expect("non-blocking");
+    let message = query.encode();
+    let mut framed = u16::try_from(message.len())
+        .expect("short")
+        .to_be_bytes()
+        .to_vec();
+    framed.extend(&message);
+    // Some 6 GB of answers, if the daemon went along.
+    let (mut sent, mut largest) = (0, before);
+    until("the daemon closes the connection", || {
+        while sent < 100_000 {
+            match client.stream.write(&framed) {
+                Ok(_) => sent += 1,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return Some(()),
+            }
+        }
+        largest = largest.max(daemon.memory_kib());
+        (daemon.metric("balancedns_connections_timed_out_total") >= 1.0).then_some(())
+    });
+    let grown = largest.saturating_sub(before);
+    assert!(grown < 16_384, "memory grew by {grown} KiB");
+    assert!(daemon.tcp(&query).bytes.len() > 60_000, "others are served");
+}
+
+/// While the daemon itself has stopped reading, because enough is in flight, a message that it has
+/// read in part is not late.
+#[test]
+fn pauses_do_not_count_against_the_client() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |asked| {
+        Answer::When(
+            held.clone(),
+            Box::new(asked.address(60, "192.0.2.1").into()),
+        )
+    });
+    let daemon = Settings::with(&upstream)
+        .listen("read_timeout_ms = 300")
+        .start();
+    let mut client = TcpClient::to(daemon.addr());
+    for id in 0..600 {
+        client.send(&Query::a(&format!("n{id}.example.org")).id(id).encode());
+    }
+    upstream.wait_for(200);
+    match client.try_receive(Duration::from_millis(900)) {
+        Tried::Silence => {}
+        other @ (Tried::Reply(_) | Tried::Closed) => panic!("{other:?}"),
+    }
+    gate.open();
+    for number in 0..600 {
+        match client.try_receive(PATIENCE) {
+            Tried::Reply(_) => {}
+            other @ (Tried::Closed | Tried::Silence) => panic!("{other:?}, reply {number}"),
+        }
+    }
+}
+
+/// A slow reader that does read gets everything.
+#[test]
+fn patient_readers_get_everything() {
+    let upstream = Upstream::start(|asked| asked.answer([txt_of(&asked.name(), 300, 60_000)]));
+    let daemon = Settings::new()
+        .upstream(&upstream, r#"protocol = "tcp""#)
+        .start();
+    let query = Query::new("huge.example.org", RecordType::TXT);
+    let mut client = TcpClient::to(daemon.addr());
+    for _ in 0..200 {
+        client.send(&query.encode());
+    }
+    for number in 0..200 {
+        assert!(client.receive().bytes.len() > 60_000, "reply {number}");
+    }
+}
+
+/// `listen.max_connections_per_client`: the one too many is closed, the others stay, and a place
+/// that is given up can be taken again.
+#[test]
+fn connections_of_a_client_are_bounded() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("max_connections_per_client = 4")
+        .start();
+    assert_bound(&daemon, 4);
+}
+
+/// `listen.max_connections`: the same for all clients together.
+#[test]
+fn connections_are_bounded() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("max_connections = 3")
+        .start();
+    assert_bound(&daemon, 3);
+}
+
+fn assert_bound(daemon: &crate::harness::Daemon, bound: usize) {
+    let query = Query::a("www.example.org");
+    let mut clients: Vec<_> = (0..bound).map(|_| TcpClient::to(daemon.addr())).collect();
+    for client in &mut clients {
+        client.ask(&query);
+    }
+    TcpClient::to(daemon.addr()).wait_for_close();
+    assert!(daemon.metric("balancedns_connections_refused_total") >= 1.0);
+    for client in &mut clients {
+        client.ask(&query);
+    }
+    clients.pop();
+    until("the place is free again", || {
+        let mut client = TcpClient::to(daemon.addr());
+        client.send(&query.encode());
+        matches!(client.try_receive(PATIENCE), Tried::Reply(_)).then_some(())
+    });
+}
+
+/// UDP goes on while TCP is full.
+#[test]
+fn udp_does_not_suffer() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream)
+        .listen("max_connections = 1")
+        .start();
+    let mut client = TcpClient::to(daemon.addr());
+    client.ask(&Query::a("www.example.org"));
+    TcpClient::to(daemon.addr()).wait_for_close();
+    assert_eq!(
+        daemon.udp(&Query::a("www.example.org")).address(),
+        "192.0.2.1"
+    );
+}
