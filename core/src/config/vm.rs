@@ -41,7 +41,7 @@ pub(super) struct Text {
     /// As it is shown, and as the host knows it.
     pub(super) name: String,
     /// Where its own relative paths start.
-    folder: String,
+    pub(super) folder: String,
     pub(super) text: String,
 }
 

@@ -104,8 +104,8 @@ impl ClientConn {
     /// Octets came in, after which the message being read is whole or not.
     pub(crate) fn note_read(&mut self, now: Instant, progressed: bool) {
         self.active_at = now;
-        if self.reading.is_empty() || self.paused {
-            // While we do not read, the client is not the slow one.
+        if self.reading.is_empty() || !self.takes_queries() {
+            // While we take nothing from it, the client is not the slow one.
             self.message_since = None;
         } else if progressed || self.message_since.is_none() {
             self.message_since = Some(now);
