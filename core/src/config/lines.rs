@@ -343,7 +343,11 @@ impl<'t> Parser<'t> {
                 }
                 _ => {}
             }
-            before = if token.kind == Kind::Text { "" } else { token.text };
+            before = if token.kind == Kind::Text {
+                ""
+            } else {
+                token.text
+            };
         }
     }
 
@@ -381,7 +385,11 @@ mod tests {
     use super::*;
 
     fn line(text: &str, path: &[&str]) -> Option<u32> {
-        let files = [Text { name: "a.lua".into(), folder: String::new(), text: text.into() }];
+        let files = [Text {
+            name: "a.lua".into(),
+            folder: String::new(),
+            text: text.into(),
+        }];
         let segment = |step: &&str| match step.parse() {
             Ok(index) => Segment::Index(index),
             Err(_) => Segment::Key((*step).to_owned()),
@@ -396,7 +404,11 @@ mod tests {
         assert_eq!(line(text, &["a"]), Some(2));
         assert_eq!(line(text, &["b", "1"]), Some(4));
         assert_eq!(line(text, &["b", "2", "c"]), Some(5));
-        assert_eq!(line(text, &["b", "2", "d"]), Some(4), "the table that lacks it");
+        assert_eq!(
+            line(text, &["b", "2", "d"]),
+            Some(4),
+            "the table that lacks it"
+        );
         assert_eq!(line(text, &["a", "x"]), Some(2));
         assert_eq!(line(text, &["x"]), Some(1));
         assert_eq!(line(text, &[]), None);
@@ -420,7 +432,10 @@ mod tests {
     #[test]
     fn variables_are_followed_if_they_have_one_value() {
         let table = "return {\n up = up,\n a = 1 }";
-        let text = format!("local up = {{\n { }b = 1 }}\nfor i = 1, 2 do end\n{table}", "");
+        let text = format!(
+            "local up = {{\n { }b = 1 }}\nfor i = 1, 2 do end\n{table}",
+            ""
+        );
         assert_eq!(line(&text, &["up", "b"]), Some(2));
         assert_eq!(line(&text, &["a"]), Some(6));
         let twice = format!("local up = {{\n b = 1 }}\nup = f(up)\n{table}");
@@ -433,8 +448,17 @@ mod tests {
     #[test]
     fn only_the_last_statement_counts() {
         assert_eq!(line("if x then return {\n a = 1 } end", &["a"]), None);
-        assert_eq!(line("if x then return {\n a = 1 } end return f()", &["a"]), None);
-        assert_eq!(line("function f() return {\n a = 1 } end\nreturn {\n a = 2 };", &["a"]), Some(4));
+        assert_eq!(
+            line("if x then return {\n a = 1 } end return f()", &["a"]),
+            None
+        );
+        assert_eq!(
+            line(
+                "function f() return {\n a = 1 } end\nreturn {\n a = 2 };",
+                &["a"]
+            ),
+            Some(4)
+        );
         assert_eq!(line("return merge({\n a = 1 })", &["a"]), None);
     }
 }

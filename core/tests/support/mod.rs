@@ -12,7 +12,7 @@ use balancedns_core::time::{Duration, Instant};
 
 /// A world in memory.
 #[derive(Debug, Default)]
-pub struct FakeHost {
+pub(crate) struct FakeHost {
     pub variables: BTreeMap<String, String>,
     pub files: BTreeMap<String, String>,
     pub resolvers: Vec<SocketAddr>,
@@ -26,7 +26,10 @@ impl Host for FakeHost {
     }
 
     fn read(&self, path: &str) -> Result<String, String> {
-        self.files.get(path).cloned().ok_or_else(|| "no such file".to_owned())
+        self.files
+            .get(path)
+            .cloned()
+            .ok_or_else(|| "no such file".to_owned())
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -46,29 +49,35 @@ impl Host for FakeHost {
 
 impl FakeHost {
     /// A host with a clock and one name server.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let resolvers = vec!["192.0.2.53:53".parse().expect("an address")];
-        Self { resolvers, has_clock: true, ..Self::default() }
+        Self {
+            resolvers,
+            has_clock: true,
+            ..Self::default()
+        }
     }
 
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    pub fn file(mut self, path: &str, text: &str) -> Self {
+    pub(crate) fn file(mut self, path: &str, text: &str) -> Self {
         self.files.insert(path.to_owned(), text.to_owned());
         self
     }
 
-    pub fn resolvers(mut self, resolvers: &[&str]) -> Self {
-        self.resolvers =
-            resolvers.iter().map(|addr| addr.parse().expect("an address")).collect();
+    pub(crate) fn resolvers(mut self, resolvers: &[&str]) -> Self {
+        self.resolvers = resolvers
+            .iter()
+            .map(|addr| addr.parse().expect("an address"))
+            .collect();
         self
     }
 
     /// Loads a text as `etc/test.lua`; errors are their lines.
-    pub fn load(&self, text: &str) -> Result<Loaded, Vec<String>> {
+    pub(crate) fn load(&self, text: &str) -> Result<Loaded, Vec<String>> {
         let source = Source {
             name: "etc/test.lua".to_owned(),
             folder: "etc".to_owned(),
@@ -78,7 +87,7 @@ impl FakeHost {
     }
 
     /// The errors of a text that must not load.
-    pub fn errors(&self, text: &str) -> Vec<String> {
+    pub(crate) fn errors(&self, text: &str) -> Vec<String> {
         match self.load(text) {
             Err(errors) => errors,
             Ok(_) => panic!("this must not load:\n{text}"),
@@ -87,16 +96,16 @@ impl FakeHost {
 }
 
 /// The warnings of what was loaded, as lines.
-pub fn warnings(loaded: &Loaded) -> Vec<String> {
+pub(crate) fn warnings(loaded: &Loaded) -> Vec<String> {
     loaded.warnings.iter().map(ToString::to_string).collect()
 }
 
 /// A configuration with an upstream and these keys besides.
-pub fn with(keys: &str) -> String {
+pub(crate) fn with(keys: &str) -> String {
     format!("return {{ upstreams = {{ {{ name = \"u\", addr = \"192.0.2.1:53\" }} }},\n{keys} }}")
 }
 
 /// A configuration with one upstream that has these keys besides.
-pub fn with_upstream(keys: &str) -> String {
+pub(crate) fn with_upstream(keys: &str) -> String {
     format!("return {{ upstreams = {{ {{ name = \"u\", addr = \"192.0.2.1:53\",\n{keys} }} }} }}")
 }
