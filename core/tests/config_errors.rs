@@ -636,7 +636,7 @@ fn addresses_of_upstreams() {
         ),
         (
             "'2606:4700::1:53'",
-            "\"2606:4700::1:53\" has no port; expected host:port",
+            "\"2606:4700::1:53\" is an ipv6 address without brackets; expected host:port",
         ),
         (
             "'dns.example:53'",
@@ -711,7 +711,7 @@ fn a_line_that_is_not_known_is_not_made_up() {
     // Two places return a table, one variable has two values: neither is taken for the other.
     for text in [
         "if env('X') == '' then\nreturn { upstreams = { { name = 'u', addr = 'x' } } }\nend\nreturn 1",
-        "local up = { addr = 'y' }\nup = { name = 'u', addr = 'x' }\n
+        "local up = { addr = 'y' }\nup = { name = 'u', addr = 'x' }\n\
             return (function() return { upstreams = { up } } end)()",
     ] {
         let errors = FakeHost::new().errors(text);
@@ -761,7 +761,10 @@ fn an_empty_list_of_resolvers_that_nobody_handles_is_an_error() {
 
 /// Scripts that fail, and the start of what is said.
 const FAILING: &[(&str, &str)] = &[
-    ("return {", "etc/test.lua:1: Expected '}'"),
+    (
+        "return {",
+        "etc/test.lua:1: Expected identifier when parsing expression, got <eof>",
+    ),
     ("local x = 1\nreturn { x = }", "etc/test.lua:2: Expected "),
     (
         "",
@@ -780,7 +783,7 @@ const FAILING: &[(&str, &str)] = &[
         "etc/test.lua:2: attempt to index nil with 'y'",
     ),
     ("\n\nerror('no way')", "etc/test.lua:3: no way"),
-    ("error({})", "etc/test.lua: "),
+    ("\nerror({})", "etc/test.lua:2: "),
     (
         "\nlocal x = env()",
         "etc/test.lua:2: env: the name is not a text; expected env(name [, default])",
@@ -821,7 +824,7 @@ const FAILING: &[(&str, &str)] = &[
     ),
     (
         "include('1.lua')",
-        "etc/9.lua:1: include: more than 8 files deep",
+        "etc/8.lua:1: include: more than 8 files deep",
     ),
 ];
 
@@ -904,17 +907,14 @@ const HOSTILE: &[(&str, &str)] = &[
         "pcall(function() while true do end end) return { upstreams = {} }",
         "the script runs longer than 30 seconds",
     ),
-    (
-        "local function f() return f() end f()",
-        "the script runs longer than 30 seconds",
-    ),
+    ("local function f() return f() end f()", "stack overflow"),
     (
         "local function f() return 1 + f() end f()",
         "stack overflow",
     ),
     (
         "return string.rep('x', 2000000000)",
-        "the script needs more than 1024 MiB",
+        "resulting string too large",
     ),
     (
         "local s = 'x' while true do s = s .. s end",

@@ -64,22 +64,17 @@ impl<'t> Lines<'t> {
         let Some(mut node) = self.returned(0) else {
             return at;
         };
-        if !path.is_empty() {
-            at = (0, Some(node.line));
-        }
-        let mut file = 0;
         for segment in path {
-            let Some((inner_file, inner)) = self.table(file, node) else {
+            let Some((file, table)) = self.table(at.0, node) else {
                 break;
             };
-            let Shape::Table(entries) = &inner.shape else {
+            let Shape::Table(entries) = &table.shape else {
                 break;
             };
             let Some(entry) = entries.get(segment) else {
-                at = (inner_file, Some(inner.line));
-                break;
+                return (file, Some(table.line));
             };
-            (file, node) = (inner_file, entry);
+            node = entry;
             at = (file, Some(node.line));
         }
         at
@@ -235,7 +230,11 @@ impl<'t> Parser<'t> {
                 index += 1;
                 Segment::Index(index)
             });
+            let start = self.at;
             let mut node = self.expression(depth)?;
+            if self.at == start {
+                return None; // a stray bracket: this is no Luau
+            }
             node.line = first.line;
             entries.insert(key, node);
             if self
@@ -382,6 +381,8 @@ fn expects_operand(token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn line(text: &str, path: &[&str]) -> Option<u32> {
@@ -432,10 +433,7 @@ mod tests {
     #[test]
     fn variables_are_followed_if_they_have_one_value() {
         let table = "return {\n up = up,\n a = 1 }";
-        let text = format!(
-            "local up = {{\n { }b = 1 }}\nfor i = 1, 2 do end\n{table}",
-            ""
-        );
+        let text = format!("local up = {{\n b = 1 }}\nfor i = 1, 2 do end\n{table}");
         assert_eq!(line(&text, &["up", "b"]), Some(2));
         assert_eq!(line(&text, &["a"]), Some(6));
         let twice = format!("local up = {{\n b = 1 }}\nup = f(up)\n{table}");
@@ -443,6 +441,25 @@ mod tests {
         assert_eq!(line("local c = {\n a = 1 }\nreturn c", &["a"]), Some(2));
         let other = "local x = {}\nx.up = {\n b = 1 }\nlocal up = x\nreturn { up = up }";
         assert_eq!(line(other, &["up", "b"]), Some(1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_source_is_survived(
+            words in prop::collection::vec(
+                prop::sample::select(vec![
+                    "return", "{", "}", "[", "]", "(", ")", ",", ";", "=", "a", "\"b\"", "1", "if",
+                    "then", "else", "end", "function", "local", "include", "[[", "]]", "--", "\n",
+                ]),
+                0..40,
+            ),
+        ) {
+            let text = words.join(" ");
+            let lines = u32::try_from(text.lines().count()).unwrap();
+            for path in [&["a"][..], &["1"], &["a", "b"], &["1", "1", "a"]] {
+                prop_assert!(line(&text, path).is_none_or(|line| line <= lines));
+            }
+        }
     }
 
     #[test]

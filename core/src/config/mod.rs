@@ -1,11 +1,16 @@
 //! The configuration: from the text of a Lua file to a validated, immutable [`Snapshot`].
 //!
-//! The script runs in a VM of its own ([`vm`]); what it returns becomes plain data ([`value`]), is
-//! read key by key ([`schema`]), and everything that is wrong with it is reported at once
-//! ([`error`]), with the lines of the source ([`lines`]).
+//! The script runs in a VM of its own (`vm`); what it returns becomes plain data (`value`), is
+//! read key by key (`schema`), and everything that is wrong with it is reported at once
+//! (`error`), with the lines of the source (`lines`).
 //!
 //! Nothing here touches the world: variables, files, name servers and the clock come from a
 //! [`Host`].
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a reader names the kinds of value it takes; whatever else there is, is the error"
+)]
 
 mod error;
 mod lines;
@@ -163,7 +168,9 @@ impl Attempt {
             report,
         } = self;
         let (errors, warnings) = report.into_parts();
-        let places = Places::new(&evaluation);
+        // Without a finding the source need not be read again; a script that failed has none.
+        let found = !errors.is_empty() || !warnings.is_empty();
+        let places = Places::new(&evaluation, found);
         let mut errors: Vec<ConfigError> = errors
             .into_iter()
             .map(|finding| places.error(finding))
@@ -219,10 +226,16 @@ struct Places<'e> {
 }
 
 impl<'e> Places<'e> {
-    fn new(evaluation: &'e Evaluation) -> Self {
+    /// Knows the lines only if there are findings that have some.
+    fn new(evaluation: &'e Evaluation, found: bool) -> Self {
+        let files = if found {
+            evaluation.files.as_slice()
+        } else {
+            &[]
+        };
         Self {
             evaluation,
-            lines: Lines::new(&evaluation.files),
+            lines: Lines::new(files),
         }
     }
 

@@ -345,8 +345,10 @@ impl Run<'_> {
             mlua::Error::RuntimeError(message) => message.clone(),
             other => other.to_string(),
         };
-        let text = text.split("\nstack traceback:").next().unwrap_or_default();
-        let (place, text) = split_place(text).unwrap_or((unplaced, text));
+        let (text, traceback) = text.split_once("\nstack traceback:").unwrap_or((&text, ""));
+        // Luau's own functions do not say where they were called.
+        let (place, text) =
+            split_place(text).unwrap_or_else(|| (first_place(traceback).unwrap_or(unplaced), text));
         Message {
             place,
             message: self.with_names(text),
@@ -448,6 +450,13 @@ fn split_place(text: &str) -> Option<(Place, &str)> {
     Some((place, message))
 }
 
+/// The innermost place that a traceback names.
+fn first_place(traceback: &str) -> Option<Place> {
+    traceback
+        .lines()
+        .find_map(|line| split_place(line.trim_start()).map(|(place, _)| place))
+}
+
 /// A path as seen from the folder of a file.
 pub(super) fn resolve_from(file: &Text, path: &str) -> String {
     resolve(&file.folder, path)
@@ -508,6 +517,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_clock_the_points_are_counted() {
+        let budget = Budget {
+            clock: None,
+            points: Cell::new(POINTS - 2),
+            spent: Cell::new(false),
+        };
+        assert!(budget.pass().is_ok());
+        assert!(budget.pass().is_err());
+        assert!(budget.spent.get() && budget.pass().is_err());
+    }
+
+    #[test]
     fn places_are_split_off() {
         let place = Place {
             file: 2,
@@ -515,5 +536,13 @@ mod tests {
         };
         assert_eq!(split_place("#2:14: no: such"), Some((place, "no: such")));
         assert_eq!(split_place("no: such: thing"), None);
+        let traceback = "\n\t[C]: in ?\n\t#1:7: in function f\n\t#0:1: in function <#0:1>";
+        assert_eq!(
+            first_place(traceback),
+            Some(Place {
+                file: 1,
+                line: Some(7)
+            })
+        );
     }
 }

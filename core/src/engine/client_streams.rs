@@ -117,24 +117,24 @@ impl Engine {
     /// Takes whole messages as long as the connection may have more in flight; octets used.
     fn read_queries(&mut self, now: Instant, handle: ConnHandle, bytes: &[u8]) -> usize {
         let mut rest = bytes;
-        loop {
-            let Some(Conn::Client(conn)) = self.conns.get(handle) else {
-                break;
-            };
-            if !conn.takes_queries() {
-                break;
-            }
-            let client = Client {
-                address: conn.peer,
-                transport: conn.transport,
-            };
-            let Some((message, after)) = split_message(rest) else {
-                break;
-            };
+        while let Some(client) = self.next_query_of(handle)
+            && let Some((message, after)) = split_message(rest)
+        {
             rest = after;
             self.stream_query(now, handle, client, message);
         }
         bytes.len() - rest.len()
+    }
+
+    /// Who asks on this connection, if another query may be taken from it.
+    fn next_query_of(&self, handle: ConnHandle) -> Option<Client> {
+        match self.conns.get(handle)? {
+            Conn::Client(conn) if conn.takes_queries() => Some(Client {
+                address: conn.peer,
+                transport: conn.transport,
+            }),
+            Conn::Client(_) | Conn::Upstream(_) => None,
+        }
     }
 
     fn stream_query(&mut self, now: Instant, handle: ConnHandle, client: Client, message: &[u8]) {

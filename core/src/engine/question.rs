@@ -27,6 +27,10 @@ pub(super) struct Client {
 
 /// What a question led to.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would cost a miss an allocation"
+)]
 pub(super) enum Verdict<'m> {
     /// A reply of this many octets was written.
     Reply(Written<'m>),

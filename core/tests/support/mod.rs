@@ -16,7 +16,7 @@ pub(crate) struct FakeHost {
     pub variables: BTreeMap<String, String>,
     pub files: BTreeMap<String, String>,
     pub resolvers: Vec<SocketAddr>,
-    /// With it, each reading of the clock is a second later.
+    /// With it, each reading of the clock is a tenth of a second later.
     pub has_clock: bool,
 }
 
@@ -40,7 +40,7 @@ impl Host for FakeHost {
         let now = Rc::new(Cell::new(Instant::ZERO));
         self.has_clock.then(|| -> Clock {
             Box::new(move || {
-                now.set(now.get() + Duration::from_secs(1));
+                now.set(now.get() + Duration::from_millis(100));
                 now.get()
             })
         })

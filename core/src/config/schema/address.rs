@@ -25,12 +25,13 @@ pub(super) fn host_port(text: &str) -> Result<(Host, u16), &'static str> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Ok((Host::Literal(addr), addr.port()));
     }
-    if text.parse::<IpAddr>().is_ok() || (text.starts_with('[') && text.ends_with(']')) {
-        return Err("has no port");
-    }
     let (host, port) = text.rsplit_once(':').ok_or("has no port")?;
-    if host.parse::<Ipv6Addr>().is_ok() {
+    // In `::1:53` the 53 is a part of the address.
+    if text.parse::<Ipv6Addr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() {
         return Err("is an ipv6 address without brackets");
+    }
+    if text.ends_with(']') {
+        return Err("has no port");
     }
     if port.is_empty() {
         return Err("has no port");
@@ -103,10 +104,11 @@ mod tests {
         for (text, message) in [
             ("", "has no port"),
             ("1.1.1.1", "has no port"),
-            ("::1", "has no port"),
             ("[::1]", "has no port"),
             ("dns.example", "has no port"),
             ("dns.example:", "has no port"),
+            ("::1", "is an ipv6 address without brackets"),
+            ("::1:53", "is an ipv6 address without brackets"),
             ("::1:65536", "is an ipv6 address without brackets"),
             ("1.1.1.1:65536", "has a bad port"),
             ("1.1.1.1:+53", "has a bad port"),
