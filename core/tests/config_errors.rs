@@ -352,13 +352,13 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "logging = { format = 'json' }",
         "logging.format",
         "\"json\"",
-        "text",
+        "\"text\"",
     ),
     (
         "routing = { policy = 'fastest' }",
         "routing.policy",
         "\"fastest\"",
-        "ordered",
+        "\"ordered\"",
     ),
     (
         "routing = { bootstrap = { '1.1.1.1:53' } }",
@@ -436,7 +436,7 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "blacklist = { mode = 'nxdomain' }",
         "blacklist.mode",
         "\"nxdomain\"",
-        "refused",
+        "\"refused\"",
     ),
     (
         "plugins = { enabled = true }",

@@ -278,14 +278,11 @@ mod tests {
         hosts.lookup(Name::parse(name).unwrap().as_wire(), record_type)
     }
 
-    fn v4<'a>(answer: HostsAnswer<'a>) -> Vec<String> {
-        match answer {
-            HostsAnswer::Addresses { v4, v6: [] } => v4.iter().map(ToString::to_string).collect(),
-            other @ (HostsAnswer::NotListed
-            | HostsAnswer::Addresses { .. }
-            | HostsAnswer::Pointers(_)
-            | HostsAnswer::NoData) => panic!("not v4 addresses: {other:?}"),
-        }
+    fn v4(answer: HostsAnswer<'_>) -> Vec<String> {
+        let HostsAnswer::Addresses { v4, v6: [] } = answer else {
+            panic!("not v4 addresses: {answer:?}");
+        };
+        v4.iter().map(ToString::to_string).collect()
     }
 
     const FILE: &str = "\u{feff}# a comment\n\
@@ -356,11 +353,12 @@ mod tests {
     #[test]
     fn names_of_an_address_in_the_order_of_the_file() {
         let hosts = parse(FILE);
-        let names = |reverse, record_type| match lookup(&hosts, reverse, record_type) {
-            HostsAnswer::Pointers(names) => names.iter().map(ToString::to_string).collect(),
-            other @ (HostsAnswer::NotListed
-            | HostsAnswer::Addresses { .. }
-            | HostsAnswer::NoData) => vec![format!("{other:?}")],
+        let names = |reverse, record_type| {
+            let answer = lookup(&hosts, reverse, record_type);
+            let HostsAnswer::Pointers(names) = answer else {
+                return vec![format!("{answer:?}")];
+            };
+            names.iter().map(ToString::to_string).collect()
         };
         let all = ["www.example.", "www.", "web.example."];
         assert_eq!(names("1.2.0.192.in-addr.arpa", RecordType::PTR), all);

@@ -42,7 +42,7 @@ enum Shape {
 enum Effect {
     /// Any value but `false`, `{}` and an empty text switches the capability on.
     Switch,
-    /// The capability is on unless this is the value.
+    /// The capability is on unless this is the value, as it is written in Lua.
     Unless(&'static str),
     /// A detail of something that another key switches on.
     Detail,
@@ -87,11 +87,19 @@ pub(super) const LISTEN: &[Later] = &[
 ];
 
 /// Keys of `logging`.
-pub(super) const LOGGING: &[Later] = &[unless("format", "text", Shape::Word(&["text", "json"]))];
+pub(super) const LOGGING: &[Later] = &[unless(
+    "format",
+    r#""text""#,
+    Shape::Word(&["text", "json"]),
+)];
 
 /// Keys of `routing`.
 pub(super) const ROUTING: &[Later] = &[
-    unless("policy", "ordered", Shape::Text("the name of a policy")),
+    unless(
+        "policy",
+        r#""ordered""#,
+        Shape::Text("the name of a policy"),
+    ),
     switch("bootstrap", Shape::Resolvers),
     unless("zone_fallback", "true", Shape::Flag),
     switch(
@@ -150,7 +158,7 @@ pub(super) const BLACKLIST: &[Later] = &[
     detail("refresh_seconds", Shape::Whole(1..=31_536_000)),
     unless(
         "mode",
-        "refused",
+        r#""refused""#,
         Shape::Word(&["refused", "nxdomain", "nodata", "zero", "addresses"]),
     ),
     detail("addresses", Shape::Ips),
@@ -259,10 +267,7 @@ pub(super) fn check(section: &mut Section<'_>, keys: &'static [Later]) {
 
 /// Whether a value is the one that is written so, in any letter case.
 fn is_written(item: &Item<'_>, text: &str) -> bool {
-    item.value
-        .to_string()
-        .trim_matches('"')
-        .eq_ignore_ascii_case(text)
+    item.value.to_string().eq_ignore_ascii_case(text)
 }
 
 impl Shape {
