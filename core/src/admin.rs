@@ -29,10 +29,7 @@ pub struct View {
 impl View {
     /// Whether everything required is in order. Blind to draining.
     fn is_healthy(&self) -> bool {
-        self.components
-            .iter()
-            .filter(|c| c.required)
-            .all(ComponentStatus::is_healthy)
+        self.components.iter().filter(|c| c.required).all(ComponentStatus::is_healthy)
     }
 
     fn rfc3339(&self, at: Instant) -> String {
@@ -49,9 +46,7 @@ pub fn respond(request: &Request<()>, view: &View) -> Response<Bytes> {
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let mut response = match path {
@@ -60,9 +55,7 @@ pub fn respond(request: &Request<()>, view: &View) -> Response<Bytes> {
         "/readyz" => status(view, view.is_healthy() && view.ready, true),
         _ => status(view, view.is_healthy(), false),
     };
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if request.method() == Method::HEAD {
         let len = HeaderValue::from(response.body().len());
         response.headers_mut().insert(CONTENT_LENGTH, len);
@@ -72,11 +65,7 @@ pub fn respond(request: &Request<()>, view: &View) -> Response<Bytes> {
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Response<Bytes> {
-    typed(
-        code,
-        "text/plain; charset=utf-8",
-        Bytes::from_static(text.as_bytes()),
-    )
+    typed(code, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
 }
 
 fn metrics(view: &View) -> Response<Bytes> {
@@ -87,9 +76,7 @@ fn metrics(view: &View) -> Response<Bytes> {
 fn typed(code: StatusCode, media_type: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 
@@ -133,11 +120,8 @@ fn status(view: &View, is_ok: bool, tell_by_code: bool) -> Response<Bytes> {
         components: components.collect(),
     };
     let body = serde_json::to_vec(&body).expect("strings and numbers can be written");
-    let code = if is_ok || !tell_by_code {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code =
+        if is_ok || !tell_by_code { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     typed(code, "application/json", body.into())
 }
 
@@ -162,11 +146,7 @@ fn civil(days_since_1970: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -201,11 +181,7 @@ mod tests {
     }
 
     fn ask(method: Method, path: &str, view: &View) -> Response<Bytes> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(())
-            .expect("valid");
+        let request = Request::builder().method(method).uri(path).body(()).expect("valid");
         respond(&request, view)
     }
 
@@ -216,31 +192,18 @@ mod tests {
     #[test]
     fn health_ignores_draining_and_readiness_does_not() {
         let draining = view(vec![component("dns-udp", true, true)], false);
-        assert_eq!(
-            (code("/healthz", &draining), code("/readyz", &draining)),
-            (200, 503)
-        );
+        assert_eq!((code("/healthz", &draining), code("/readyz", &draining)), (200, 503));
         let ready = view(vec![component("dns-udp", true, true)], true);
-        assert_eq!(
-            (code("/healthz", &ready), code("/readyz", &ready)),
-            (200, 200)
-        );
+        assert_eq!((code("/healthz", &ready), code("/readyz", &ready)), (200, 200));
     }
 
     #[test]
     fn only_what_is_required_degrades() {
         let metrics = component("metrics-http", false, false);
         let fine = view(vec![component("dns-udp", true, true), metrics], true);
-        assert_eq!(
-            (code("/healthz", &fine), code("/readyz", &fine)),
-            (200, 200)
-        );
+        assert_eq!((code("/healthz", &fine), code("/readyz", &fine)), (200, 200));
         let down = view(vec![component("dns-udp", true, false)], true);
-        let codes = (
-            code("/healthz", &down),
-            code("/readyz", &down),
-            code("/statusz", &down),
-        );
+        let codes = (code("/healthz", &down), code("/readyz", &down), code("/statusz", &down));
         assert_eq!(codes, (503, 503, 200));
         let mut finishing = down.clone();
         finishing.components[0].finishing = true;
@@ -286,10 +249,7 @@ mod tests {
         let head = ask(Method::HEAD, "/metrics", &view);
         assert_eq!(full.headers()[CONTENT_TYPE], exposition::MEDIA_TYPE);
         assert!(head.body().is_empty());
-        assert_eq!(
-            head.headers()[CONTENT_LENGTH],
-            full.body().len().to_string()
-        );
+        assert_eq!(head.headers()[CONTENT_LENGTH], full.body().len().to_string());
     }
 
     #[test]

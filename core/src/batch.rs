@@ -22,12 +22,7 @@ pub struct ReceiveMeta {
     pub truncated: bool,
 }
 
-const NO_META: ReceiveMeta = ReceiveMeta {
-    peer: NO_PEER,
-    local: None,
-    len: 0,
-    truncated: false,
-};
+const NO_META: ReceiveMeta = ReceiveMeta { peer: NO_PEER, local: None, len: 0, truncated: false };
 
 /// Datagrams received from one socket.
 #[derive(Debug)]
@@ -82,10 +77,7 @@ impl ReceiveBatch {
 
     /// Says what came into a slot. A length above the slot's size is cut.
     pub fn set(&mut self, slot: usize, meta: ReceiveMeta) {
-        self.meta[slot] = ReceiveMeta {
-            len: meta.len.min(self.slot_size),
-            ..meta
-        };
+        self.meta[slot] = ReceiveMeta { len: meta.len.min(self.slot_size), ..meta };
     }
 
     /// Says how many slots are filled, from the first on; at most the capacity.
@@ -109,12 +101,7 @@ impl ReceiveBatch {
         let start = self.len * self.slot_size;
         let len = bytes.len().min(self.slot_size);
         self.bytes[start..start + len].copy_from_slice(&bytes[..len]);
-        self.meta[self.len] = ReceiveMeta {
-            peer,
-            local,
-            len,
-            truncated: len < bytes.len(),
-        };
+        self.meta[self.len] = ReceiveMeta { peer, local, len, truncated: len < bytes.len() };
         self.len += 1;
         Ok(())
     }
@@ -122,10 +109,7 @@ impl ReceiveBatch {
     /// The datagrams, in order of arrival.
     pub fn iter(&self) -> impl Iterator<Item = (&ReceiveMeta, &[u8])> {
         let slots = self.bytes.chunks_exact(self.slot_size);
-        self.meta[..self.len]
-            .iter()
-            .zip(slots)
-            .map(|(meta, slot)| (meta, &slot[..meta.len]))
+        self.meta[..self.len].iter().zip(slots).map(|(meta, slot)| (meta, &slot[..meta.len]))
     }
 }
 
@@ -173,11 +157,7 @@ impl TransmitBatch {
     #[must_use]
     pub fn new(slots: usize, slot_size: usize) -> Self {
         let (slots, slot_size) = (slots.max(1), slot_size.max(1));
-        let via = Via::Listener {
-            listener: ListenerId(0),
-            peer: NO_PEER,
-            source: None,
-        };
+        let via = Via::Listener { listener: ListenerId(0), peer: NO_PEER, source: None };
         Self {
             bytes: vec![0; slots * slot_size].into(),
             meta: vec![TransmitMeta { via, len: 0 }; slots].into(),
@@ -220,10 +200,7 @@ impl TransmitBatch {
     /// The datagrams, in the order in which they are to be sent.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&TransmitMeta, &[u8])> {
         let slots = self.bytes.chunks_exact(self.slot_size);
-        self.meta[..self.len]
-            .iter()
-            .zip(slots)
-            .map(|(meta, slot)| (meta, &slot[..meta.len]))
+        self.meta[..self.len].iter().zip(slots).map(|(meta, slot)| (meta, &slot[..meta.len]))
     }
 }
 
@@ -242,10 +219,7 @@ impl TransmitSlot<'_> {
 
     /// Makes the first `len` bytes a datagram to be sent.
     pub fn commit(self, via: Via, len: usize) {
-        assert!(
-            len <= self.batch.slot_size,
-            "a datagram fits the slot it was written into"
-        );
+        assert!(len <= self.batch.slot_size, "a datagram fits the slot it was written into");
         self.batch.meta[self.batch.len] = TransmitMeta { via, len };
         self.batch.len += 1;
     }
@@ -258,11 +232,7 @@ mod tests {
     #[test]
     fn a_slot_not_committed_is_rolled_back() {
         let mut batch = TransmitBatch::new(1, 4);
-        let via = Via::Listener {
-            listener: ListenerId(3),
-            peer: NO_PEER,
-            source: None,
-        };
+        let via = Via::Listener { listener: ListenerId(3), peer: NO_PEER, source: None };
         batch.reserve().expect("room").buffer()[0] = 9;
         assert!(batch.is_empty());
         let mut slot = batch.reserve().expect("room");
@@ -279,10 +249,7 @@ mod tests {
         batch.push(NO_PEER, None, b"abcd").expect("room");
         batch.push(NO_PEER, None, b"abc").expect("room");
         assert_eq!(batch.push(NO_PEER, None, b"x"), Err(BatchFull));
-        let seen: Vec<_> = batch
-            .iter()
-            .map(|(m, b)| (m.truncated, b.to_vec()))
-            .collect();
+        let seen: Vec<_> = batch.iter().map(|(m, b)| (m.truncated, b.to_vec())).collect();
         assert_eq!(seen, [(true, b"abc".to_vec()), (false, b"abc".to_vec())]);
     }
 }

@@ -46,10 +46,7 @@ pub fn text(readings: &Readings, components: &[ComponentStatus]) -> String {
 fn counters(workers: &[Arc<WorkerMetrics>]) -> Vec<MetricFamily> {
     let mut families: Vec<MetricFamily> = Vec::new();
     for counter in Counter::ALL {
-        let sum = workers
-            .iter()
-            .map(|worker| worker.counters.value(*counter))
-            .sum();
+        let sum = workers.iter().map(|worker| worker.counters.value(*counter)).sum();
         let labels: Vec<_> = counter.label().into_iter().collect();
         let sample = counted(&labels, sum);
         match families.last_mut() {
@@ -75,10 +72,7 @@ fn latencies(workers: &[Arc<WorkerMetrics>]) -> Option<MetricFamily> {
     let mut upstreams: BTreeMap<String, LatencyReading> = BTreeMap::new();
     for (name, latency) in workers.iter().flat_map(|worker| worker.latencies()) {
         let reading = latency.read();
-        upstreams
-            .entry(name)
-            .and_modify(|sum| add(sum, &reading))
-            .or_insert(reading);
+        upstreams.entry(name).and_modify(|sum| add(sum, &reading)).or_insert(reading);
     }
     let samples = upstreams.iter().map(|(name, reading)| {
         let mut metric = Metric::from_label(labels(&[("upstream", name)]));
@@ -101,16 +95,13 @@ fn add(sum: &mut LatencyReading, reading: &LatencyReading) {
 
 fn histogram(reading: &LatencyReading) -> Histogram {
     let mut below = 0;
-    let bounded = Latency::BUCKETS
-        .iter()
-        .zip(reading.buckets)
-        .map(|(bound, count)| {
-            below += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound.as_secs_f64());
-            bucket.set_cumulative_count(below);
-            bucket
-        });
+    let bounded = Latency::BUCKETS.iter().zip(reading.buckets).map(|(bound, count)| {
+        below += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(below);
+        bucket
+    });
     let bounded = bounded.collect();
     let mut histogram = Histogram::default();
     histogram.set_bucket(bounded);
@@ -121,24 +112,11 @@ fn histogram(reading: &LatencyReading) -> Histogram {
 
 fn sizes(readings: &Readings) -> Vec<MetricFamily> {
     let gauge = |name, help, value: usize| {
-        family(
-            name,
-            help,
-            MetricType::GAUGE,
-            vec![gauged(&[], value as f64)],
-        )
+        family(name, help, MetricType::GAUGE, vec![gauged(&[], value as f64)])
     };
     vec![
-        gauge(
-            "balancedns_cache_entries",
-            "Entries in the cache.",
-            readings.cache_entries,
-        ),
-        gauge(
-            "balancedns_cache_bytes",
-            "Octets of the cache's entries.",
-            readings.cache_bytes,
-        ),
+        gauge("balancedns_cache_entries", "Entries in the cache.", readings.cache_entries),
+        gauge("balancedns_cache_bytes", "Octets of the cache's entries.", readings.cache_bytes),
         family(
             "balancedns_cache_evictions_total",
             "Entries that left the cache to make room.",
@@ -155,9 +133,7 @@ fn sizes(readings: &Readings) -> Vec<MetricFamily> {
 
 fn states(components: &[ComponentStatus]) -> Vec<MetricFamily> {
     let label = |component: &ComponentStatus| [("component", component.name)];
-    let up = components
-        .iter()
-        .map(|c| gauged(&label(c), f64::from(u8::from(c.running))));
+    let up = components.iter().map(|c| gauged(&label(c), f64::from(u8::from(c.running))));
     let restarts = components.iter().map(|c| counted(&label(c), c.restarts));
     vec![
         family(
@@ -255,10 +231,7 @@ mod tests {
             cache_evictions: 1,
             open_connections: 4,
         };
-        text(
-            &readings,
-            &[component("dns-tcp", false), component("dns-udp", true)],
-        )
+        text(&readings, &[component("dns-tcp", false), component("dns-udp", true)])
     }
 
     fn has(text: &str, line: &str) -> bool {
@@ -287,26 +260,14 @@ mod tests {
     #[test]
     fn buckets_are_cumulative_and_end_at_infinity() {
         let text = example();
-        for (bound, count) in [
-            ("0.001", 1),
-            ("0.003", 2),
-            ("0.005", 4),
-            ("5", 4),
-            ("+Inf", 5),
-        ] {
+        for (bound, count) in [("0.001", 1), ("0.003", 2), ("0.005", 4), ("5", 4), ("+Inf", 5)] {
             let line = format!(
                 "balancedns_upstream_latency_seconds_bucket{{upstream=\"a\\\"b\",le=\"{bound}\"}} {count}"
             );
             assert!(has(&text, &line), "{line} is missing in\n{text}");
         }
-        assert!(has(
-            &text,
-            "balancedns_upstream_latency_seconds_sum{upstream=\"a\\\"b\"} 9.011"
-        ));
-        assert!(has(
-            &text,
-            "balancedns_upstream_latency_seconds_count{upstream=\"c\"} 1"
-        ));
+        assert!(has(&text, "balancedns_upstream_latency_seconds_sum{upstream=\"a\\\"b\"} 9.011"));
+        assert!(has(&text, "balancedns_upstream_latency_seconds_count{upstream=\"c\"} 1"));
     }
 
     /// The rules of the text format 0.0.4 that a scraper is strict about.
@@ -327,29 +288,16 @@ mod tests {
                 value.parse::<f64>().expect("a number");
                 assert!(series.insert(key), "{key} occurs twice");
                 let name = key.split('{').next().expect("split gives one at least");
-                let suffix = name
-                    .strip_prefix(current.0)
-                    .expect("stands under its own type");
-                let suffixes: &[&str] = if current.1 == "histogram" {
-                    &["_bucket", "_sum", "_count"]
-                } else {
-                    &[""]
-                };
+                let suffix = name.strip_prefix(current.0).expect("stands under its own type");
+                let suffixes: &[&str] =
+                    if current.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                assert!(suffixes.contains(&suffix), "{name} does not belong to {}", current.0);
                 assert!(
-                    suffixes.contains(&suffix),
-                    "{name} does not belong to {}",
-                    current.0
-                );
-                assert!(
-                    name.bytes()
-                        .all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b))
+                    name.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b))
                 );
             }
         }
-        let expected: HashSet<&str> = Counter::ALL
-            .iter()
-            .map(|counter| counter.metric())
-            .collect();
+        let expected: HashSet<&str> = Counter::ALL.iter().map(|counter| counter.metric()).collect();
         assert!(typed.is_superset(&expected));
     }
 

@@ -95,13 +95,7 @@ impl<K, V> Slab<K, V> {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(u32::MAX as usize);
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-            limit,
-            kind: PhantomData,
-        }
+        Self { slots: Vec::new(), free: Vec::new(), len: 0, limit, kind: PhantomData }
     }
 
     /// Takes a value in.
@@ -123,20 +117,13 @@ impl<K, V> Slab<K, V> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.slots.push(Slot {
-                    generation: 0,
-                    value: None,
-                });
+                self.slots.push(Slot { generation: 0, value: None });
                 u32::try_from(self.slots.len() - 1).expect("the limit fits u32")
             }
         };
         let slot = &mut self.slots[index as usize];
         assert!(slot.value.is_none(), "a free slot is empty");
-        let handle = Handle {
-            index,
-            generation: slot.generation,
-            kind: PhantomData,
-        };
+        let handle = Handle { index, generation: slot.generation, kind: PhantomData };
         slot.value = Some(make(handle));
         self.len += 1;
         Ok(handle)
@@ -146,21 +133,13 @@ impl<K, V> Slab<K, V> {
     #[must_use]
     pub fn get(&self, handle: Handle<K>) -> Option<&V> {
         let slot = self.slots.get(handle.index())?;
-        if slot.generation == handle.generation {
-            slot.value.as_ref()
-        } else {
-            None
-        }
+        if slot.generation == handle.generation { slot.value.as_ref() } else { None }
     }
 
     /// The value, if the handle is alive.
     pub fn get_mut(&mut self, handle: Handle<K>) -> Option<&mut V> {
         let slot = self.slots.get_mut(handle.index())?;
-        if slot.generation == handle.generation {
-            slot.value.as_mut()
-        } else {
-            None
-        }
+        if slot.generation == handle.generation { slot.value.as_mut() } else { None }
     }
 
     /// Whether the handle is alive.
@@ -204,11 +183,7 @@ impl<K, V> Slab<K, V> {
     pub fn iter(&self) -> impl Iterator<Item = (Handle<K>, &V)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let index = u32::try_from(index).expect("the limit fits u32");
-            let handle = Handle {
-                index,
-                generation: slot.generation,
-                kind: PhantomData,
-            };
+            let handle = Handle { index, generation: slot.generation, kind: PhantomData };
             slot.value.as_ref().map(|value| (handle, value))
         })
     }
@@ -226,10 +201,7 @@ pub struct Table<K, V> {
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self {
-            slots: Vec::new(),
-            kind: PhantomData,
-        }
+        Self { slots: Vec::new(), kind: PhantomData }
     }
 }
 
@@ -237,10 +209,7 @@ impl<K, V> Table<K, V> {
     /// Stores a value, and gives back what the slot held (of an older generation, or the same).
     pub fn insert(&mut self, handle: Handle<K>, value: V) -> Option<V> {
         while self.slots.len() <= handle.index() {
-            self.slots.push(Slot {
-                generation: 0,
-                value: None,
-            });
+            self.slots.push(Slot { generation: 0, value: None });
         }
         let slot = &mut self.slots[handle.index()];
         slot.generation = handle.generation;
@@ -251,31 +220,19 @@ impl<K, V> Table<K, V> {
     #[must_use]
     pub fn get(&self, handle: Handle<K>) -> Option<&V> {
         let slot = self.slots.get(handle.index())?;
-        if slot.generation == handle.generation {
-            slot.value.as_ref()
-        } else {
-            None
-        }
+        if slot.generation == handle.generation { slot.value.as_ref() } else { None }
     }
 
     /// The value under this very handle.
     pub fn get_mut(&mut self, handle: Handle<K>) -> Option<&mut V> {
         let slot = self.slots.get_mut(handle.index())?;
-        if slot.generation == handle.generation {
-            slot.value.as_mut()
-        } else {
-            None
-        }
+        if slot.generation == handle.generation { slot.value.as_mut() } else { None }
     }
 
     /// Takes the value out.
     pub fn remove(&mut self, handle: Handle<K>) -> Option<V> {
         let slot = self.slots.get_mut(handle.index())?;
-        if slot.generation == handle.generation {
-            slot.value.take()
-        } else {
-            None
-        }
+        if slot.generation == handle.generation { slot.value.take() } else { None }
     }
 
     /// The values, by slot.

@@ -112,10 +112,7 @@ impl Counters {
     #[inline]
     pub fn add(&self, counter: Counter, n: u64) {
         let cell = &self.0[counter as usize];
-        cell.store(
-            cell.load(Ordering::Relaxed).wrapping_add(n),
-            Ordering::Relaxed,
-        );
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// The current value; any thread may read it.
@@ -164,10 +161,7 @@ impl Latency {
     pub fn record(&self, time: Duration) {
         let bucket = Self::BUCKETS.iter().position(|bound| time <= *bound);
         let cell = &self.buckets[bucket.unwrap_or(Self::BUCKETS.len())];
-        cell.store(
-            cell.load(Ordering::Relaxed).wrapping_add(1),
-            Ordering::Relaxed,
-        );
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let sum = self.sum_nanos.load(Ordering::Relaxed).wrapping_add(nanos);
         self.sum_nanos.store(sum, Ordering::Relaxed);
@@ -181,11 +175,7 @@ impl Latency {
             *value = cell.load(Ordering::Relaxed);
         }
         let sum = Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed));
-        LatencyReading {
-            buckets,
-            sum,
-            count: buckets.iter().sum(),
-        }
+        LatencyReading { buckets, sum, count: buckets.iter().sum() }
     }
 }
 
@@ -201,10 +191,7 @@ impl WorkerMetrics {
     /// The histogram of an upstream by its name; made on the first call, kept over reloads.
     #[must_use]
     pub fn latency(&self, upstream: &str) -> Arc<Latency> {
-        let mut latencies = self
-            .latencies
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, latency)) = latencies.iter().find(|(name, _)| name == upstream) {
             return Arc::clone(latency);
         }
@@ -216,10 +203,7 @@ impl WorkerMetrics {
     /// All histograms with their upstreams' names.
     #[must_use]
     pub fn latencies(&self) -> Vec<(String, Arc<Latency>)> {
-        self.latencies
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -235,10 +219,7 @@ mod tests {
         latency.record(Duration::from_millis(2));
         latency.record(Duration::from_secs(9));
         let reading = metrics.latency("a").read();
-        assert_eq!(
-            (reading.buckets[0], reading.buckets[1], reading.buckets[12]),
-            (1, 1, 1)
-        );
+        assert_eq!((reading.buckets[0], reading.buckets[1], reading.buckets[12]), (1, 1, 1));
         assert_eq!(reading.count, 3);
         assert_eq!(reading.sum, Duration::from_millis(9_003));
     }
@@ -248,11 +229,7 @@ mod tests {
         let mut seen: Vec<&str> = Vec::new();
         for counter in Counter::ALL {
             if seen.last() != Some(&counter.metric()) {
-                assert!(
-                    !seen.contains(&counter.metric()),
-                    "{} is torn apart",
-                    counter.metric()
-                );
+                assert!(!seen.contains(&counter.metric()), "{} is torn apart", counter.metric());
                 seen.push(counter.metric());
             }
         }

@@ -169,16 +169,9 @@ impl Supervisor {
         now: Instant,
     ) -> Self {
         components.sort_by_key(|component| component.name);
-        let count = components
-            .iter()
-            .flat_map(|c| &c.units)
-            .map(|unit| unit.0 + 1)
-            .max();
-        let is_required = |index| {
-            components
-                .iter()
-                .any(|c| c.required && c.units.contains(&UnitId(index)))
-        };
+        let count = components.iter().flat_map(|c| &c.units).map(|unit| unit.0 + 1).max();
+        let is_required =
+            |index| components.iter().any(|c| c.required && c.units.contains(&UnitId(index)));
         let units = (0..count.unwrap_or(0)).map(|index| Unit {
             state: State::Waiting { at: now },
             required: is_required(index),
@@ -190,12 +183,7 @@ impl Supervisor {
             last_stop_at: None,
         });
         let units = units.collect();
-        Self {
-            settings,
-            units,
-            components,
-            phase: Phase::Serving,
-        }
+        Self { settings, units, components, phase: Phase::Serving }
     }
 
     /// A unit that was to be started runs.
@@ -226,10 +214,7 @@ impl Supervisor {
             unit.state = State::Ended { as_asked: true };
             return AfterExit::Ended;
         }
-        unit.last_error = Some((
-            now,
-            error.unwrap_or_else(|| "ended without being asked".into()),
-        ));
+        unit.last_error = Some((now, error.unwrap_or_else(|| "ended without being asked".into())));
         // A stable run forgets earlier failures before the limit is looked at: a crash once a day
         // is not a crash loop.
         if run >= self.settings.min_stable_run {
@@ -266,10 +251,7 @@ impl Supervisor {
                 if let Some(decision) = self.stop_one() {
                     return Some(decision);
                 }
-                let pending = self
-                    .units
-                    .iter()
-                    .any(|unit| unit.required && unit.is_alive());
+                let pending = self.units.iter().any(|unit| unit.required && unit.is_alive());
                 match (pending, now >= deadline) {
                     (false, _) => Some(self.end(outcome)),
                     (true, true) => Some(self.end(Outcome::Failed)),
@@ -300,37 +282,24 @@ impl Supervisor {
     /// Whether clients may be sent here: everything required runs, and nobody asked for the end.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let required = self
-            .components
-            .iter()
-            .filter(|component| component.required);
+        let required = self.components.iter().filter(|component| component.required);
         self.phase == Phase::Serving
-            && required
-                .flat_map(|c| &c.units)
-                .all(|unit| self.is_running(*unit))
+            && required.flat_map(|c| &c.units).all(|unit| self.is_running(*unit))
     }
 
     /// All components, by name.
     #[must_use]
     pub fn status(&self) -> Vec<ComponentStatus> {
-        self.components
-            .iter()
-            .map(|component| self.status_of(component))
-            .collect()
+        self.components.iter().map(|component| self.status_of(component)).collect()
     }
 
     fn status_of(&self, component: &ComponentSpec) -> ComponentStatus {
         let units = || component.units.iter().map(|id| &self.units[id.0]);
         let in_order = |unit: &Unit| {
-            matches!(
-                unit.state,
-                State::Running { .. } | State::Ended { as_asked: true }
-            )
+            matches!(unit.state, State::Running { .. } | State::Ended { as_asked: true })
         };
         let running = component.units.iter().all(|unit| self.is_running(*unit));
-        let last_error = units()
-            .filter_map(|u| u.last_error.as_ref())
-            .max_by_key(|(at, _)| *at);
+        let last_error = units().filter_map(|u| u.last_error.as_ref()).max_by_key(|(at, _)| *at);
         ComponentStatus {
             name: component.name,
             required: component.required,
@@ -386,10 +355,7 @@ impl Supervisor {
 /// Doubles with each failure in a row, up to the maximum.
 fn backoff(settings: &ControlSettings, consecutive_failures: u32) -> Duration {
     let doublings = consecutive_failures.saturating_sub(1).min(31);
-    settings
-        .restart_backoff
-        .saturating_mul(1 << doublings)
-        .min(settings.restart_max_backoff)
+    settings.restart_backoff.saturating_mul(1 << doublings).min(settings.restart_max_backoff)
 }
 
 #[cfg(test)]

@@ -43,22 +43,14 @@ pub struct Timers<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self {
-            heap: Vec::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            sequence: 0,
-        }
+        Self { heap: Vec::new(), slots: Vec::new(), free: Vec::new(), sequence: 0 }
     }
 }
 
 impl<K: Copy> Timers<K> {
     /// A new timer of this kind, not set.
     pub fn allocate(&mut self, kind: K) -> TimerId {
-        let slot = Some(TimerSlot {
-            kind,
-            position: NOWHERE,
-        });
+        let slot = Some(TimerSlot { kind, position: NOWHERE });
         if let Some(id) = self.free.pop() {
             self.slots[id as usize] = slot;
             return TimerId(id);
@@ -78,11 +70,7 @@ impl<K: Copy> Timers<K> {
     /// Sets or moves a timer's deadline.
     pub fn set(&mut self, id: TimerId, at: Instant) {
         self.sequence += 1;
-        let entry = Entry {
-            at,
-            sequence: self.sequence,
-            id: id.0,
-        };
+        let entry = Entry { at, sequence: self.sequence, id: id.0 };
         let position = self.position(id.0);
         if position == NOWHERE {
             self.heap.push(entry);
@@ -142,17 +130,13 @@ impl<K: Copy> Timers<K> {
     }
 
     fn position(&self, id: u32) -> u32 {
-        self.slots[id as usize]
-            .as_ref()
-            .map_or(NOWHERE, |slot| slot.position)
+        self.slots[id as usize].as_ref().map_or(NOWHERE, |slot| slot.position)
     }
 
     /// Writes down where the entry at `position` sits.
     fn place(&mut self, position: usize) {
         let id = self.heap[position].id as usize;
-        let slot = self.slots[id]
-            .as_mut()
-            .expect("an entry of the heap belongs to a live timer");
+        let slot = self.slots[id].as_mut().expect("an entry of the heap belongs to a live timer");
         slot.position = u32::try_from(position).expect("fewer than 2^32 timers");
     }
 

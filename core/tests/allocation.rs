@@ -53,23 +53,13 @@ fn query(label: &str, id: u16, opt: Option<u16>) -> Vec<u8> {
 }
 
 fn reply(sent: &[u8], data: Data) -> Vec<u8> {
-    let end = 12
-        + sent[12..]
-            .iter()
-            .position(|octet| *octet == 0)
-            .expect("a root")
-        + 5;
+    let end = 12 + sent[12..].iter().position(|octet| *octet == 0).expect("a root") + 5;
     let mut message = sent[..end].to_vec();
     message[2] |= 0x80;
     message[3] = 0x80;
     message[6..12].fill(0);
-    let address = |octet: u8| {
-        [
-            b"\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02".as_slice(),
-            &[octet],
-        ]
-        .concat()
-    };
+    let address =
+        |octet: u8| [b"\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02".as_slice(), &[octet]].concat();
     match data {
         Data::Address => {
             message[7] = 1;
@@ -116,22 +106,13 @@ impl World {
             listen = { dns = "127.0.0.1:5300" },
             upstreams = { { name = "one", addr = "192.0.2.1:53" } },
         }"#;
-        let source = Source {
-            name: "test".into(),
-            folder: String::new(),
-            text: text.into(),
-        };
+        let source = Source { name: "test".into(), folder: String::new(), text: text.into() };
         let snapshot = Arc::new(config::load(&source, &Nowhere).expect("valid").snapshot);
         let seed = [7; 32];
         let shared = Arc::new(Shared::new(&snapshot, seed));
         let metrics = shared.worker_metrics();
         let now = Instant::ZERO + Duration::from_secs(10);
-        let config = EngineConfig {
-            shared,
-            snapshot,
-            metrics: Arc::clone(&metrics),
-            seed,
-        };
+        let config = EngineConfig { shared, snapshot, metrics: Arc::clone(&metrics), seed };
         Self {
             engine: Engine::new(config, now),
             metrics,
@@ -147,8 +128,7 @@ impl World {
     }
 
     fn take(&mut self, origin: Origin) {
-        self.engine
-            .handle_datagrams(self.now, origin, &self.received, &mut self.transmit);
+        self.engine.handle_datagrams(self.now, origin, &self.received, &mut self.transmit);
         self.received.clear();
     }
 
@@ -163,9 +143,7 @@ impl World {
         }
         self.engine.poll_transmit(self.now, &mut self.transmit);
         let (meta, sent) = self.transmit.iter().next().expect("a query upstream");
-        let Via::Socket(socket) = meta.via else {
-            panic!("not to an upstream: {meta:?}")
-        };
+        let Via::Socket(socket) = meta.via else { panic!("not to an upstream: {meta:?}") };
         let reply = reply(sent, data);
         self.transmit.clear();
         self.push(&reply);
@@ -191,11 +169,7 @@ fn a_batch_of_mixed_hits_allocates_nothing() {
     for n in 0..64u16 {
         let (label, _) = names[usize::from(n) % names.len()];
         let opt = [None, Some(1232), Some(512), Some(4096)][usize::from(n / 4) % 4];
-        let label = if n % 8 < 4 {
-            label.to_uppercase()
-        } else {
-            label.to_owned()
-        };
+        let label = if n % 8 < 4 { label.to_uppercase() } else { label.to_owned() };
         world.push(&query(&label, n, opt));
     }
 
@@ -204,10 +178,7 @@ fn a_batch_of_mixed_hits_allocates_nothing() {
     assert_eq!(counted.count_total, 0, "{counted:?}");
     assert_eq!(world.transmit.len(), 64);
     assert_eq!(world.metrics.counters.value(Counter::CacheHits), 64);
-    assert!(
-        world.metrics.counters.value(Counter::RepliesTruncated) >= 8,
-        "some are truncated"
-    );
+    assert!(world.metrics.counters.value(Counter::RepliesTruncated) >= 8, "some are truncated");
     assert!(world.engine.poll_action(world.now).is_none());
 }
 

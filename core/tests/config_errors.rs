@@ -9,10 +9,7 @@ use support::{FakeHost, with, with_upstream};
 const WRONG: &[(&str, &str)] = &[
     // listen
     ("listen = 5", "listen: 5 is wrong; expected a table"),
-    (
-        "listen = { ':53' }",
-        "listen: a list of 1 is wrong; expected a table",
-    ),
+    ("listen = { ':53' }", "listen: a list of 1 is wrong; expected a table"),
     (
         "listen = { dns = '1.1.1.1' }",
         "listen.dns: \"1.1.1.1\" has no port; expected host:port with an ip address, or :port",
@@ -63,10 +60,7 @@ const WRONG: &[(&str, &str)] = &[
         "listen = { udp_size = 511 }",
         "listen.udp_size: 511 is wrong; expected a whole number from 512 to 65535",
     ),
-    (
-        "listen = { reuse_port = 1 }",
-        "listen.reuse_port: 1 is wrong; expected true or false",
-    ),
+    ("listen = { reuse_port = 1 }", "listen.reuse_port: 1 is wrong; expected true or false"),
     (
         "listen = { workers = -1 }",
         "listen.workers: -1 is wrong; expected a whole number from 1 to 1024",
@@ -102,10 +96,7 @@ const WRONG: &[(&str, &str)] = &[
         "logging.format: \"xml\" is wrong; expected one of text, json",
     ),
     // acl
-    (
-        "acl = '10.0.0.0/8'",
-        "acl: \"10.0.0.0/8\" is wrong; expected a list of networks",
-    ),
+    ("acl = '10.0.0.0/8'", "acl: \"10.0.0.0/8\" is wrong; expected a list of networks"),
     (
         "acl = { '10.0.0.0/33' }",
         "acl[1]: \"10.0.0.0/33\" is not a network; expected a network such as \"192.0.2.0/24\", or \
@@ -171,10 +162,7 @@ const WRONG: &[(&str, &str)] = &[
         "hosts = { file = 'none' }",
         "hosts.file: \"none\" cannot be read: no such file; expected a readable file",
     ),
-    (
-        "hosts = { file = 5 }",
-        "hosts.file: 5 is wrong; expected the path of a hosts file, or false",
-    ),
+    ("hosts = { file = 5 }", "hosts.file: 5 is wrong; expected the path of a hosts file, or false"),
     (
         "hosts = { ttl = 2147483648 }",
         "hosts.ttl: 2147483648 is wrong; expected a whole number from 0 to 2147483647",
@@ -263,10 +251,7 @@ const WRONG_UPSTREAM: &[(&str, &str)] = &[
         "timeout_ms = 0",
         "upstreams[1].timeout_ms: 0 is wrong; expected a whole number from 1 to 3600000",
     ),
-    (
-        "zones = '.'",
-        "upstreams[1].zones: \".\" is wrong; expected a list of zones",
-    ),
+    ("zones = '.'", "upstreams[1].zones: \".\" is wrong; expected a list of zones"),
     (
         "zones = { 'a..b' }",
         "upstreams[1].zones[1]: \"a..b\" is not a name: a label is empty; expected a zone such as \
@@ -289,14 +274,8 @@ const WRONG_UPSTREAM: &[(&str, &str)] = &[
         "adress = 'x'",
         "upstreams[1].adress: is not a known key; expected another key: did you mean \"addr\"?",
     ),
-    (
-        "ecs = 'on'",
-        "upstreams[1].ecs: \"on\" is wrong; expected one of off, pass, add",
-    ),
-    (
-        "tier = 0",
-        "upstreams[1].tier: 0 is wrong; expected a whole number from 1 to 1000",
-    ),
+    ("ecs = 'on'", "upstreams[1].ecs: \"on\" is wrong; expected one of off, pass, add"),
+    ("tier = 0", "upstreams[1].tier: 0 is wrong; expected a whole number from 1 to 1000"),
     (
         "source_addr = '1.1.1.1:53'",
         "upstreams[1].source_addr: \"1.1.1.1:53\" is wrong; expected an ip address",
@@ -318,24 +297,9 @@ fn each_mistake_has_its_line() {
 /// Values that would switch on what this build does not have: key path, value shown, what is
 /// expected instead.
 const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
-    (
-        "listen = { dot = ':853' }",
-        "listen.dot",
-        "\":853\"",
-        "false or no such key",
-    ),
-    (
-        "listen = { doh = { ':443' } }",
-        "listen.doh",
-        "a list of 1",
-        "false or no such key",
-    ),
-    (
-        "listen = { doh_plain = ':80' }",
-        "listen.doh_plain",
-        "\":80\"",
-        "false or no such key",
-    ),
+    ("listen = { dot = ':853' }", "listen.dot", "\":853\"", "false or no such key"),
+    ("listen = { doh = { ':443' } }", "listen.doh", "a list of 1", "false or no such key"),
+    ("listen = { doh_plain = ':80' }", "listen.doh_plain", "\":80\"", "false or no such key"),
     (
         "listen = { proxy_protocol_from = { '10.0.0.0/8' } }",
         "listen.proxy_protocol_from",
@@ -348,42 +312,22 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "a list of 1",
         "{} or no such key",
     ),
-    (
-        "logging = { format = 'json' }",
-        "logging.format",
-        "\"json\"",
-        "\"text\"",
-    ),
-    (
-        "routing = { policy = 'fastest' }",
-        "routing.policy",
-        "\"fastest\"",
-        "\"ordered\"",
-    ),
+    ("logging = { format = 'json' }", "logging.format", "\"json\"", "\"text\""),
+    ("routing = { policy = 'fastest' }", "routing.policy", "\"fastest\"", "\"ordered\""),
     (
         "routing = { bootstrap = { '1.1.1.1:53' } }",
         "routing.bootstrap",
         "a list of 1",
         "{} or no such key",
     ),
-    (
-        "routing = { zone_fallback = false }",
-        "routing.zone_fallback",
-        "false",
-        "true",
-    ),
+    ("routing = { zone_fallback = false }", "routing.zone_fallback", "false", "true"),
     (
         "routing = { hedge = { quantile = 0.95, budget = 0.05 } }",
         "routing.hedge",
         "a table with budget, quantile",
         "{} or no such key",
     ),
-    (
-        "routing = { special_names = true }",
-        "routing.special_names",
-        "true",
-        "false or no such key",
-    ),
+    ("routing = { special_names = true }", "routing.special_names", "true", "false or no such key"),
     (
         "cache = { stale = { enabled = true } }",
         "cache.stale.enabled",
@@ -396,60 +340,20 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "true",
         "false or no such key",
     ),
-    (
-        "cache = { snapshot_file = 's' }",
-        "cache.snapshot_file",
-        "\"s\"",
-        "false or no such key",
-    ),
-    (
-        "hosts = { fallthrough = true }",
-        "hosts.fallthrough",
-        "true",
-        "false or no such key",
-    ),
+    ("cache = { snapshot_file = 's' }", "cache.snapshot_file", "\"s\"", "false or no such key"),
+    ("hosts = { fallthrough = true }", "hosts.fallthrough", "true", "false or no such key"),
     (
         "local_records = { 'a.example. A 192.0.2.1' }",
         "local_records",
         "a list of 1",
         "{} or no such key",
     ),
-    (
-        "blacklist = { files = { 'f' } }",
-        "blacklist.files",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
-        "blacklist = { urls = { 'u' } }",
-        "blacklist.urls",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
-        "blacklist = { allow = { 'a' } }",
-        "blacklist.allow",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
-        "blacklist = { mode = 'nxdomain' }",
-        "blacklist.mode",
-        "\"nxdomain\"",
-        "\"refused\"",
-    ),
-    (
-        "plugins = { enabled = true }",
-        "plugins.enabled",
-        "true",
-        "false",
-    ),
-    (
-        "pools = { { name = 'p' } }",
-        "pools",
-        "a list of 1",
-        "{} or no such key",
-    ),
+    ("blacklist = { files = { 'f' } }", "blacklist.files", "a list of 1", "{} or no such key"),
+    ("blacklist = { urls = { 'u' } }", "blacklist.urls", "a list of 1", "{} or no such key"),
+    ("blacklist = { allow = { 'a' } }", "blacklist.allow", "a list of 1", "{} or no such key"),
+    ("blacklist = { mode = 'nxdomain' }", "blacklist.mode", "\"nxdomain\"", "\"refused\""),
+    ("plugins = { enabled = true }", "plugins.enabled", "true", "false"),
+    ("pools = { { name = 'p' } }", "pools", "a list of 1", "{} or no such key"),
     (
         "groups = { { name = 'g', clients = { '::1' }, blacklist = {} } }",
         "groups",
@@ -462,18 +366,8 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "a table with queries_per_second",
         "{} or no such key",
     ),
-    (
-        "rebinding = { enabled = true }",
-        "rebinding.enabled",
-        "true",
-        "false or no such key",
-    ),
-    (
-        "control = { socket = '/run/s' }",
-        "control.socket",
-        "\"/run/s\"",
-        "false or no such key",
-    ),
+    ("rebinding = { enabled = true }", "rebinding.enabled", "true", "false or no such key"),
+    ("control = { socket = '/run/s' }", "control.socket", "\"/run/s\"", "false or no such key"),
     (
         "query_log = { target = 'stdout', format = 'json', sample = 0.5, mask_clients = true }",
         "query_log",
@@ -490,57 +384,22 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
 
 /// The same for keys of an upstream.
 const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
-    (
-        "protocol = 'dot'",
-        "protocol",
-        "\"dot\"",
-        "\"udp\" or \"tcp\"",
-    ),
+    ("protocol = 'dot'", "protocol", "\"dot\"", "\"udp\" or \"tcp\""),
     (
         "protocol = 'doh', doh_url = 'https://d.example/q'",
         "protocol",
         "\"doh\"",
         "\"udp\" or \"tcp\"",
     ),
-    (
-        "confined = true",
-        "confined",
-        "true",
-        "false or no such key",
-    ),
+    ("confined = true", "confined", "true", "false or no such key"),
     ("tier = 2", "tier", "2", "1"),
     ("weight = 5", "weight", "5", "1"),
-    (
-        "tls_ca_file = 'ca'",
-        "tls_ca_file",
-        "\"ca\"",
-        "false or no such key",
-    ),
-    (
-        "tls_pin_sha256 = { 'x' }",
-        "tls_pin_sha256",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
-        "source_addr = '192.0.2.9'",
-        "source_addr",
-        "\"192.0.2.9\"",
-        "false or no such key",
-    ),
-    (
-        "randomize_case = true",
-        "randomize_case",
-        "true",
-        "false or no such key",
-    ),
+    ("tls_ca_file = 'ca'", "tls_ca_file", "\"ca\"", "false or no such key"),
+    ("tls_pin_sha256 = { 'x' }", "tls_pin_sha256", "a list of 1", "{} or no such key"),
+    ("source_addr = '192.0.2.9'", "source_addr", "\"192.0.2.9\"", "false or no such key"),
+    ("randomize_case = true", "randomize_case", "true", "false or no such key"),
     ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
-    (
-        "ecs = { ipv4_prefix = 24 }",
-        "ecs",
-        "a table with ipv4_prefix",
-        "\"off\"",
-    ),
+    ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
     ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
 ];
 
@@ -578,10 +437,7 @@ fn values_of_later_capabilities_are_checked() {
             "routing = { bootstrap = { '1.1.1.1' } }",
             "routing.bootstrap[1]: \"1.1.1.1\" is wrong; expected ip:port",
         ),
-        (
-            "routing = { hedge = true }",
-            "routing.hedge: true is wrong; expected a table",
-        ),
+        ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
         (
             "hosts = { fallthrough = 'yes' }",
             "hosts.fallthrough: \"yes\" is wrong; expected true or false",
@@ -590,10 +446,7 @@ fn values_of_later_capabilities_are_checked() {
             "blacklist = { addresses = { 'zero' } }",
             "blacklist.addresses[1]: \"zero\" is wrong; expected an ip address",
         ),
-        (
-            "tests = 'all'",
-            "tests: \"all\" is wrong; expected a list of tables",
-        ),
+        ("tests = 'all'", "tests: \"all\" is wrong; expected a list of tables"),
     ] {
         let errors = FakeHost::new().errors(&with(keys));
         assert_eq!(errors, [format!("etc/test.lua:2: {expected}")], "{keys}");
@@ -626,14 +479,8 @@ fn addresses_of_upstreams() {
     for (addr, expected) in [
         ("'1.1.1.1'", "\"1.1.1.1\" has no port; expected host:port"),
         ("':53'", "\":53\" has no host; expected host:port"),
-        (
-            "'1.1.1.1:0'",
-            "\"1.1.1.1:0\" has port 0; expected host:port",
-        ),
-        (
-            "'1.1.1.1:65536'",
-            "\"1.1.1.1:65536\" has a bad port; expected host:port",
-        ),
+        ("'1.1.1.1:0'", "\"1.1.1.1:0\" has port 0; expected host:port"),
+        ("'1.1.1.1:65536'", "\"1.1.1.1:65536\" has a bad port; expected host:port"),
         (
             "'2606:4700::1:53'",
             "\"2606:4700::1:53\" is an ipv6 address without brackets; expected host:port",
@@ -645,14 +492,8 @@ fn addresses_of_upstreams() {
         ),
         ("53", "53 is wrong; expected host:port"),
         ("''", "\"\" is wrong; expected host:port"),
-        (
-            "'127.0.0.1:53'",
-            "\"127.0.0.1:53\" is one of our own listeners; expected another server",
-        ),
-        (
-            "'[::1]:53'",
-            "\"[::1]:53\" is one of our own listeners; expected another server",
-        ),
+        ("'127.0.0.1:53'", "\"127.0.0.1:53\" is one of our own listeners; expected another server"),
+        ("'[::1]:53'", "\"[::1]:53\" is one of our own listeners; expected another server"),
     ] {
         let text = format!("return {{ upstreams = {{\n{{ name = 'u', addr = {addr} }} }} }}");
         let expected = format!("etc/test.lua:2: upstreams[1].addr: {expected}");
@@ -752,80 +593,41 @@ fn an_empty_list_of_resolvers_that_nobody_handles_is_an_error() {
         "etc/test.lua:5: upstreams: {} has no upstream; expected a list of at least one upstream",
     ];
     assert_eq!(FakeHost::new().resolvers(&[]).errors(text), expected);
-    assert_eq!(
-        FakeHost::new().resolvers(&["127.0.0.1:53"]).errors(text),
-        expected
-    );
+    assert_eq!(FakeHost::new().resolvers(&["127.0.0.1:53"]).errors(text), expected);
     FakeHost::new().load(text).expect("loads with a resolver");
 }
 
 /// Scripts that fail, and the start of what is said.
 const FAILING: &[(&str, &str)] = &[
-    (
-        "return {",
-        "etc/test.lua:1: Expected identifier when parsing expression, got <eof>",
-    ),
+    ("return {", "etc/test.lua:1: Expected identifier when parsing expression, got <eof>"),
     ("local x = 1\nreturn { x = }", "etc/test.lua:2: Expected "),
-    (
-        "",
-        "etc/test.lua: the file returns nothing; expected one table",
-    ),
-    (
-        "return 5",
-        "etc/test.lua: the file returns a number; expected one table",
-    ),
-    (
-        "return function() end",
-        "etc/test.lua: the file returns a function; expected one table",
-    ),
-    (
-        "local x\nreturn x.y",
-        "etc/test.lua:2: attempt to index nil with 'y'",
-    ),
+    ("", "etc/test.lua: the file returns nothing; expected one table"),
+    ("return 5", "etc/test.lua: the file returns a number; expected one table"),
+    ("return function() end", "etc/test.lua: the file returns a function; expected one table"),
+    ("local x\nreturn x.y", "etc/test.lua:2: attempt to index nil with 'y'"),
     ("\n\nerror('no way')", "etc/test.lua:3: no way"),
     ("\nerror({})", "etc/test.lua:2: "),
     (
         "\nlocal x = env()",
         "etc/test.lua:2: env: the name is not a text; expected env(name [, default])",
     ),
-    (
-        "\nlocal x = env('A', {})",
-        "etc/test.lua:2: env: the default is a table; expected a text",
-    ),
+    ("\nlocal x = env('A', {})", "etc/test.lua:2: env: the default is a table; expected a text"),
     (
         "\ninclude('none.lua')",
         "etc/test.lua:2: include: cannot read \"etc/none.lua\": no such file",
     ),
-    (
-        "\ninclude('none.txt')",
-        "etc/test.lua:2: include: \"none.txt\" is not a .lua file",
-    ),
-    (
-        "\ninclude(5)",
-        "etc/test.lua:2: include: the name is not a text",
-    ),
+    ("\ninclude('none.txt')", "etc/test.lua:2: include: \"none.txt\" is not a .lua file"),
+    ("\ninclude(5)", "etc/test.lua:2: include: the name is not a text"),
     ("include('broken.lua')", "etc/broken.lua:2: "),
     ("include('raises.lua')", "etc/raises.lua:3: oh"),
     (
         "\ninclude('nothing.lua')",
         "etc/test.lua:2: include: \"etc/nothing.lua\" returns nothing; expected one table",
     ),
-    (
-        "include('test.lua')",
-        "etc/test.lua:1: include: \"etc/test.lua\" includes itself",
-    ),
-    (
-        "include('self.lua')",
-        "etc/self.lua:1: include: \"etc/self.lua\" includes itself",
-    ),
-    (
-        "include('a.lua')",
-        "etc/b.lua:1: include: \"etc/a.lua\" includes itself",
-    ),
-    (
-        "include('1.lua')",
-        "etc/8.lua:1: include: more than 8 files deep",
-    ),
+    ("include('test.lua')", "etc/test.lua:1: include: \"etc/test.lua\" includes itself"),
+    ("include('self.lua')", "etc/self.lua:1: include: \"etc/self.lua\" includes itself"),
+    ("include('a.lua')", "etc/b.lua:1: include: \"etc/a.lua\" includes itself"),
+    ("include('1.lua')", "etc/8.lua:1: include: more than 8 files deep"),
 ];
 
 #[test]
@@ -873,9 +675,7 @@ fn the_world_is_out_of_reach() {
         "vector",
     ] {
         let text = format!("assert({name} == nil)\n{}", with(""));
-        FakeHost::new()
-            .load(&text)
-            .unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
+        FakeHost::new().load(&text).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
     }
     for script in [
         "string.rep = nil",
@@ -886,52 +686,28 @@ fn the_world_is_out_of_reach() {
         "rawset(math, 'pi', 3)",
     ] {
         let errors = FakeHost::new().errors(&format!("{script}\n{}", with("")));
-        assert!(
-            errors[0].starts_with("etc/test.lua:1: "),
-            "{script}: {errors:?}"
-        );
+        assert!(errors[0].starts_with("etc/test.lua:1: "), "{script}: {errors:?}");
     }
 }
 
 /// Scripts that would run forever, grow forever, or return what has no end.
 const HOSTILE: &[(&str, &str)] = &[
-    (
-        "while true do end",
-        "the script runs longer than 30 seconds",
-    ),
-    (
-        "while true do pcall(function() while true do end end) end",
-        "the script runs longer",
-    ),
+    ("while true do end", "the script runs longer than 30 seconds"),
+    ("while true do pcall(function() while true do end end) end", "the script runs longer"),
     (
         "pcall(function() while true do end end) return { upstreams = {} }",
         "the script runs longer than 30 seconds",
     ),
     ("local function f() return f() end f()", "stack overflow"),
-    (
-        "local function f() return 1 + f() end f()",
-        "stack overflow",
-    ),
-    (
-        "return string.rep('x', 2000000000)",
-        "resulting string too large",
-    ),
-    (
-        "local s = 'x' while true do s = s .. s end",
-        "the script needs more than 1024 MiB",
-    ),
+    ("local function f() return 1 + f() end f()", "stack overflow"),
+    ("return string.rep('x', 2000000000)", "resulting string too large"),
+    ("local s = 'x' while true do s = s .. s end", "the script needs more than 1024 MiB"),
     (
         "local s = string.rep('a', 200000) return string.find(s, string.rep('a*', 40) .. 'b')",
         "the script runs longer than 30 seconds",
     ),
-    (
-        "table.sort({3, 2, 1}, function() while true do end end)",
-        "the script runs longer",
-    ),
-    (
-        "local t = {} t.t = t return t",
-        "t: is a table that contains itself",
-    ),
+    ("table.sort({3, 2, 1}, function() while true do end end)", "the script runs longer"),
+    ("local t = {} t.t = t return t", "t: is a table that contains itself"),
     (
         "local t = {} for i = 1, 100 do t = { t } end return { x = t }",
         "is a table within 32 others",
@@ -948,18 +724,12 @@ const HOSTILE: &[(&str, &str)] = &[
         "return setmetatable({}, { __index = function() while true do end end })",
         "is a table with a metatable",
     ),
-    (
-        "return { acl = setmetatable({}, { __iter = error }) }",
-        "acl: is a table with a metatable",
-    ),
+    ("return { acl = setmetatable({}, { __iter = error }) }", "acl: is a table with a metatable"),
     ("return { [true] = 1 }", "has a key that is a boolean"),
     ("return { [{}] = 1 }", "has a key that is a table"),
     ("return { [0] = 1 }", "has a key that is a"),
     ("return { [1.5] = 1 }", "has a key that is a number"),
-    (
-        "for i = 1, 1e9 do print(i) end",
-        "the script runs longer than 30 seconds",
-    ),
+    ("for i = 1, 1e9 do print(i) end", "the script runs longer than 30 seconds"),
 ];
 
 #[test]
@@ -967,23 +737,14 @@ fn hostile_scripts_end_with_an_error() {
     for (text, expected) in HOSTILE {
         let errors = FakeHost::new().errors(text);
         let shown = errors.join("\n");
-        assert!(
-            shown.contains(expected) && shown.len() < 1_000,
-            "{text}: {shown}"
-        );
+        assert!(shown.contains(expected) && shown.len() < 1_000, "{text}: {shown}");
     }
 }
 
 #[test]
 fn source_of_any_nesting_is_survived() {
     for depth in [100, 1_000, 100_000] {
-        for (open, close) in [
-            ("{", "}"),
-            ("(", ")"),
-            ("[[", "]]"),
-            ("f{", "}"),
-            ("not ", ""),
-        ] {
+        for (open, close) in [("{", "}"), ("(", ")"), ("[[", "]]"), ("f{", "}"), ("not ", "")] {
             let value = format!("{}1{}", open.repeat(depth), close.repeat(depth));
             let text = format!("local f = tostring\nreturn {{ x = {value}, y = }} }}");
             assert!(!FakeHost::new().errors(&text).is_empty());

@@ -23,11 +23,8 @@ fn load_shipped(name: &str, host: FakeHost) -> Result<config::Loaded, String> {
     #[expect(clippy::disallowed_methods, reason = "tests read the shipped files")]
     let read = |name: &str| std::fs::read_to_string(configs().join(name)).expect("is readable");
     let host = host.file("configs/hosts.example", &read("hosts.example"));
-    let source = Source {
-        name: format!("configs/{name}"),
-        folder: "configs".to_owned(),
-        text: read(name),
-    };
+    let source =
+        Source { name: format!("configs/{name}"), folder: "configs".to_owned(), text: read(name) };
     load(&source, &host).map_err(|errors| errors.to_string())
 }
 
@@ -35,11 +32,7 @@ fn load_shipped(name: &str, host: FakeHost) -> Result<config::Loaded, String> {
 fn every_shipped_configuration_loads_without_a_warning() {
     let mut count = 0;
     for entry in configs().read_dir().expect("is a folder") {
-        let name = entry
-            .expect("is readable")
-            .file_name()
-            .into_string()
-            .expect("is utf-8");
+        let name = entry.expect("is readable").file_name().into_string().expect("is utf-8");
         if name.ends_with(".lua") {
             let loaded =
                 load_shipped(&name, FakeHost::new()).unwrap_or_else(|error| panic!("{error}"));
@@ -60,30 +53,18 @@ fn the_embedded_default_uses_the_systems_resolvers() {
     };
     let host = FakeHost::new().resolvers(&["192.0.2.7:53", "[2001:db8::7]:53"]);
     let loaded = load(&source, &host).expect("loads");
-    let upstreams: Vec<String> = loaded
-        .snapshot
-        .upstreams
-        .iter()
-        .map(|up| format!("{} {}", up.name, up.addr))
-        .collect();
-    assert_eq!(
-        upstreams,
-        ["server-1 192.0.2.7:53", "server-2 [2001:db8::7]:53"]
-    );
+    let upstreams: Vec<String> =
+        loaded.snapshot.upstreams.iter().map(|up| format!("{} {}", up.name, up.addr)).collect();
+    assert_eq!(upstreams, ["server-1 192.0.2.7:53", "server-2 [2001:db8::7]:53"]);
     assert!(loaded.warnings.is_empty());
-    assert_eq!(
-        loaded.snapshot.listen.sockets[0].addr.to_string(),
-        "127.0.0.1:5300"
-    );
+    assert_eq!(loaded.snapshot.listen.sockets[0].addr.to_string(), "127.0.0.1:5300");
 
     let loaded = load(&source, &host.resolvers(&[])).expect("loads");
     assert_eq!(loaded.snapshot.upstreams[0].addr.to_string(), "9.9.9.9:53");
     assert_eq!(
         warnings(&loaded),
-        [
-            "default.lua (built in):6: no name server of this system can be used: forwarding to \
-          Quad9 and Cloudflare instead"
-        ]
+        ["default.lua (built in):6: no name server of this system can be used: forwarding to \
+          Quad9 and Cloudflare instead"]
     );
 }
 
@@ -94,10 +75,7 @@ fn our_own_listeners_are_no_system_resolvers() {
         .resolvers(&["127.0.0.1:53", "192.0.2.9:53"]);
     let loaded = load_shipped("default.lua", host).expect("loads");
     assert_eq!(loaded.snapshot.upstreams.len(), 1);
-    assert_eq!(
-        loaded.snapshot.upstreams[0].addr.to_string(),
-        "192.0.2.9:53"
-    );
+    assert_eq!(loaded.snapshot.upstreams[0].addr.to_string(), "192.0.2.9:53");
 
     let only = FakeHost::new()
         .variable("BALANCEDNS_DNS_ADDR", ":53")
@@ -108,12 +86,7 @@ fn our_own_listeners_are_no_system_resolvers() {
 
     let other_port = FakeHost::new().variable("BALANCEDNS_DNS_ADDR", ":5300");
     let loaded = load_shipped("default.lua", other_port.resolvers(&["127.0.0.53:53"]));
-    assert_eq!(
-        loaded.expect("loads").snapshot.upstreams[0]
-            .addr
-            .to_string(),
-        "127.0.0.53:53"
-    );
+    assert_eq!(loaded.expect("loads").snapshot.upstreams[0].addr.to_string(), "127.0.0.53:53");
 }
 
 #[test]
@@ -124,11 +97,8 @@ fn defaults_are_those_of_the_contract() {
     let millis = Duration::from_millis;
 
     let listen = &snapshot.listen;
-    let sockets: Vec<_> = listen
-        .sockets
-        .iter()
-        .map(|s| (s.transport, s.addr.to_string()))
-        .collect();
+    let sockets: Vec<_> =
+        listen.sockets.iter().map(|s| (s.transport, s.addr.to_string())).collect();
     assert_eq!(
         sockets,
         [
@@ -139,61 +109,32 @@ fn defaults_are_those_of_the_contract() {
         ]
     );
     assert_eq!(listen.metrics.expect("is on").to_string(), "127.0.0.1:9090");
-    assert_eq!(
-        (listen.read_timeout, listen.write_timeout),
-        (millis(2_000), millis(2_000))
-    );
+    assert_eq!((listen.read_timeout, listen.write_timeout), (millis(2_000), millis(2_000)));
     assert_eq!(listen.tcp_idle_timeout, millis(10_000));
     assert!(listen.reuse_port && listen.reuse_addr);
     assert_eq!((listen.udp_size, listen.workers), (1_232, None));
-    assert_eq!(
-        (listen.max_connections, listen.max_connections_per_client),
-        (4_096, 64)
-    );
+    assert_eq!((listen.max_connections, listen.max_connections_per_client), (4_096, 64));
 
-    assert_eq!(
-        (snapshot.logging.level, snapshot.logging.log_queries),
-        (Level::Info, false)
-    );
+    assert_eq!((snapshot.logging.level, snapshot.logging.log_queries), (Level::Info, false));
     assert_eq!(snapshot.acl, balancedns_core::policy::Acl::default());
     assert_eq!(
         snapshot.chain,
-        [
-            Stage::Blacklist,
-            Stage::Hosts,
-            Stage::Cache,
-            Stage::Policy,
-            Stage::Upstream
-        ]
+        [Stage::Blacklist, Stage::Hosts, Stage::Cache, Stage::Policy, Stage::Upstream]
     );
     assert!(snapshot.blocklist.is_empty() && snapshot.hosts.is_none());
 
     let upstream = &snapshot.upstreams[0];
-    assert_eq!(
-        (upstream.protocol, upstream.timeout),
-        (UpstreamProtocol::Udp, millis(2_000))
-    );
+    assert_eq!((upstream.protocol, upstream.timeout), (UpstreamProtocol::Udp, millis(2_000)));
     assert_eq!(upstream.max_in_flight, 1_000);
     assert_eq!(
-        snapshot
-            .routes
-            .candidates(Name::parse("a.example").expect("a name").as_wire()),
+        snapshot.routes.candidates(Name::parse("a.example").expect("a name").as_wire()),
         [0]
     );
 
-    assert_eq!(
-        (snapshot.routing.deadline, snapshot.routing.attempts_max),
-        (millis(4_500), 8)
-    );
-    assert_eq!(
-        snapshot.routing.failover_on,
-        [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP]
-    );
+    assert_eq!((snapshot.routing.deadline, snapshot.routing.attempts_max), (millis(4_500), 8));
+    assert_eq!(snapshot.routing.failover_on, [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP]);
     let cache = &snapshot.cache;
-    assert_eq!(
-        (cache.enabled, cache.capacity, cache.max_bytes),
-        (true, 10_000, 64 << 20)
-    );
+    assert_eq!((cache.enabled, cache.capacity, cache.max_bytes), (true, 10_000, 64 << 20));
     let ttl = TtlBounds {
         min_seconds: 5,
         max_seconds: 3_600,
@@ -274,9 +215,8 @@ const ACCEPTED_UPSTREAM: &[&str] = &[
 fn accepted_values_load_without_a_warning() {
     let texts = ACCEPTED.iter().map(|keys| with(keys));
     for text in texts.chain(ACCEPTED_UPSTREAM.iter().map(|keys| with_upstream(keys))) {
-        let loaded = FakeHost::new()
-            .load(&text)
-            .unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+        let loaded =
+            FakeHost::new().load(&text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
         assert_eq!(warnings(&loaded), [""; 0], "{text}");
     }
 }
@@ -309,10 +249,7 @@ fn values_without_effect_are_warned_about() {
             "etc/test.lua:2: listen.tls_cert_file: \"c.pem\" has no effect: there is neither \
              listen.dot nor listen.doh",
         ),
-        (
-            with("acl = { '10.1.2.3/8' }"),
-            "etc/test.lua:2: acl[1]: \"10.1.2.3/8\" means 10.0.0.0/8",
-        ),
+        (with("acl = { '10.1.2.3/8' }"), "etc/test.lua:2: acl[1]: \"10.1.2.3/8\" means 10.0.0.0/8"),
         (
             with("routing = { chain = {} }"),
             "etc/test.lua:2: routing.chain: {} has no \"upstream\": what no other stage answers \
@@ -343,15 +280,11 @@ fn the_hosts_file_is_read_from_the_folder_of_the_configuration() {
     assert_eq!((hosts.ttl(), hosts.len()), (7, 1));
     assert_eq!(
         warnings(&loaded),
-        [
-            "etc/test.lua:2: hosts.file: \"./my.hosts\" line 2: \"bad\" is not an ip address, the \
-          line is skipped"
-        ]
+        ["etc/test.lua:2: hosts.file: \"./my.hosts\" line 2: \"bad\" is not an ip address, the \
+          line is skipped"]
     );
     let absolute = FakeHost::new().file("/etc/hosts", "");
-    let loaded = absolute
-        .load(&with("hosts = { file = '/etc/hosts' }"))
-        .expect("loads");
+    let loaded = absolute.load(&with("hosts = { file = '/etc/hosts' }")).expect("loads");
     assert_eq!(loaded.files, ["/etc/hosts"]);
 }
 
@@ -361,22 +294,14 @@ fn variables_come_from_the_host() {
         "listen = { dns = env('ADDR', ':1'), udp_size = 600 + #env('EMPTY', 'xx') },
          logging = { level = env('LEVEL', 'debug'), log_queries = env('NONE') == '' }",
     );
-    let host = FakeHost::new()
-        .variable("ADDR", "127.0.0.1:77")
-        .variable("EMPTY", "");
+    let host = FakeHost::new().variable("ADDR", "127.0.0.1:77").variable("EMPTY", "");
     let snapshot = host.load(&text).expect("loads").snapshot;
     assert_eq!(snapshot.listen.sockets[0].addr.to_string(), "127.0.0.1:77");
     assert_eq!(snapshot.listen.udp_size, 600);
-    assert_eq!(
-        (snapshot.logging.level, snapshot.logging.log_queries),
-        (Level::Debug, true)
-    );
+    assert_eq!((snapshot.logging.level, snapshot.logging.log_queries), (Level::Debug, true));
     let numbers = with("listen = { dns = '127.0.0.1:' .. env('PORT', 5300) }");
     let snapshot = FakeHost::new().load(&numbers).expect("loads").snapshot;
-    assert_eq!(
-        snapshot.listen.sockets[0].addr.to_string(),
-        "127.0.0.1:5300"
-    );
+    assert_eq!(snapshot.listen.sockets[0].addr.to_string(), "127.0.0.1:5300");
 }
 
 #[test]
@@ -384,27 +309,16 @@ fn the_variable_for_workers_overrides() {
     let text = with("listen = { workers = 2 }");
     let workers = |host: FakeHost| host.load(&text).expect("loads").snapshot.listen.workers;
     assert_eq!(workers(FakeHost::new()), Some(2));
-    assert_eq!(
-        workers(FakeHost::new().variable("BALANCEDNS_WORKERS", "6")),
-        Some(6)
-    );
-    assert_eq!(
-        workers(FakeHost::new().variable("BALANCEDNS_WORKERS", "")),
-        Some(2)
-    );
+    assert_eq!(workers(FakeHost::new().variable("BALANCEDNS_WORKERS", "6")), Some(6));
+    assert_eq!(workers(FakeHost::new().variable("BALANCEDNS_WORKERS", "")), Some(2));
 }
 
 #[test]
 fn included_tables_are_used_and_their_files_known() {
     let host = FakeHost::new()
         .file("etc/parts/up.lua", "return { include('one.lua') }")
-        .file(
-            "etc/parts/one.lua",
-            "return { name = 'u', addr = '192.0.2.1:53' }",
-        );
-    let loaded = host
-        .load("return { upstreams = include('parts/up.lua') }")
-        .expect("loads");
+        .file("etc/parts/one.lua", "return { name = 'u', addr = '192.0.2.1:53' }");
+    let loaded = host.load("return { upstreams = include('parts/up.lua') }").expect("loads");
     assert_eq!(loaded.files, ["etc/parts/up.lua", "etc/parts/one.lua"]);
     assert_eq!(loaded.snapshot.upstreams[0].name, "u");
 }
@@ -413,10 +327,7 @@ fn included_tables_are_used_and_their_files_known() {
 fn the_script_can_tell_the_operator_something() {
     let text = format!("warn('one', 2, nil, true)\nprint('three')\n{}", with(""));
     let loaded = FakeHost::new().load(&text).expect("loads");
-    assert_eq!(
-        warnings(&loaded),
-        ["etc/test.lua:1: one 2 nil true", "etc/test.lua:2: three"]
-    );
+    assert_eq!(warnings(&loaded), ["etc/test.lua:1: one 2 nil true", "etc/test.lua:2: three"]);
 }
 
 #[test]
@@ -440,12 +351,6 @@ fn many_blocked_names_load_quickly_enough() {
             return list
         end)() }",
     );
-    let host = FakeHost {
-        has_clock: false,
-        ..FakeHost::new()
-    };
-    assert_eq!(
-        host.load(&text).expect("loads").snapshot.blocklist.len(),
-        50_000
-    );
+    let host = FakeHost { has_clock: false, ..FakeHost::new() };
+    assert_eq!(host.load(&text).expect("loads").snapshot.blocklist.len(), 50_000);
 }

@@ -51,24 +51,17 @@ fn name() -> impl Strategy<Value = Name> {
 }
 
 fn edns() -> impl Strategy<Value = Edns> {
-    let option = (
-        65_001_u16..65_100,
-        prop::collection::vec(any::<u8>(), 0..20),
-    );
-    (
-        any::<u16>(),
-        any::<bool>(),
-        prop::collection::vec(option, 0..3),
-    )
-        .prop_map(|(size, dnssec_ok, options)| {
+    let option = (65_001_u16..65_100, prop::collection::vec(any::<u8>(), 0..20));
+    (any::<u16>(), any::<bool>(), prop::collection::vec(option, 0..3)).prop_map(
+        |(size, dnssec_ok, options)| {
             let mut edns = Edns::new();
             edns.set_max_payload(size).set_dnssec_ok(dnssec_ok);
             for (code, payload) in options {
-                edns.options_mut()
-                    .insert(EdnsOption::Unknown(code, payload));
+                edns.options_mut().insert(EdnsOption::Unknown(code, payload));
             }
             edns
-        })
+        },
+    )
 }
 
 fn data() -> impl Strategy<Value = RData> {
@@ -106,24 +99,17 @@ fn asked() -> impl Strategy<Value = rr::RecordType> {
 }
 
 fn query() -> impl Strategy<Value = Message> {
-    (
-        any::<u16>(),
-        name(),
-        asked(),
-        any::<[bool; 3]>(),
-        prop::option::of(edns()),
+    (any::<u16>(), name(), asked(), any::<[bool; 3]>(), prop::option::of(edns())).prop_map(
+        |(id, name, asked, [recursion, authentic, checking], edns)| {
+            let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+            message.metadata.recursion_desired = recursion;
+            message.metadata.authentic_data = authentic;
+            message.metadata.checking_disabled = checking;
+            message.add_query(Query::query(name, asked));
+            message.edns = edns;
+            message
+        },
     )
-        .prop_map(
-            |(id, name, asked, [recursion, authentic, checking], edns)| {
-                let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-                message.metadata.recursion_desired = recursion;
-                message.metadata.authentic_data = authentic;
-                message.metadata.checking_disabled = checking;
-                message.add_query(Query::query(name, asked));
-                message.edns = edns;
-                message
-            },
-        )
 }
 
 fn response() -> impl Strategy<Value = Message> {
@@ -138,10 +124,7 @@ fn response() -> impl Strategy<Value = Message> {
             message.answers = answers;
             if own_name {
                 let asked = message.queries[0].name.clone();
-                message
-                    .answers
-                    .iter_mut()
-                    .for_each(|record| record.name = asked.clone());
+                message.answers.iter_mut().for_each(|record| record.name = asked.clone());
             }
             message.authorities = authorities;
             message.additionals = additionals;
@@ -206,12 +189,7 @@ fn places(message: &[u8]) -> Vec<Place> {
         let record_type = skip(owner);
         let start = record_type + 10;
         let end = start + number(message, record_type + 8);
-        all.push(Place {
-            owner,
-            record_type,
-            start,
-            end,
-        });
+        all.push(Place { owner, record_type, start, end });
         owner = end;
     }
     all
@@ -246,13 +224,7 @@ fn name_octets(message: &[u8], mut at: usize) -> Vec<usize> {
 fn opaque(message: &[u8]) -> Option<Vec<u8>> {
     let mut out = message.to_vec();
     let places = places(message);
-    for Place {
-        record_type,
-        start,
-        end,
-        ..
-    } in &places
-    {
+    for Place { record_type, start, end, .. } in &places {
         let type_field = &mut out[*record_type..record_type + 2];
         if *type_field != OPT.to_be_bytes() {
             if start == end {
@@ -270,9 +242,7 @@ fn opaque(message: &[u8]) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let mut named = places
-        .iter()
-        .flat_map(|place| name_octets(message, place.owner));
+    let mut named = places.iter().flat_map(|place| name_octets(message, place.owner));
     named.all(|at| message[at] == out[at]).then_some(out)
 }
 
@@ -326,9 +296,7 @@ fn kind(message: &Message) -> ResponseKind {
         Some(soa.minimum.min(record.ttl))
     });
     let has = |records: &[Record], wanted: &[rr::RecordType]| {
-        records
-            .iter()
-            .any(|record| wanted.contains(&record.record_type()))
+        records.iter().any(|record| wanted.contains(&record.record_type()))
     };
     let answered = if asked == rr::RecordType::ANY {
         !message.answers.is_empty()
@@ -354,20 +322,11 @@ fn kind(message: &Message) -> ResponseKind {
 
 fn compare_query(view: &QueryView<'_>, hickory: &Message) -> Result<(), TestCaseError> {
     prop_assert_eq!(view.id(), hickory.metadata.id);
-    prop_assert_eq!(
-        view.flags().0 & !RESERVED & !Flags::RCODE,
-        flags(hickory) & !Flags::RCODE
-    );
+    prop_assert_eq!(view.flags().0 & !RESERVED & !Flags::RCODE, flags(hickory) & !Flags::RCODE);
     prop_assert_eq!(hickory.queries.len(), 1);
     prop_assert_eq!(view.question(), question(hickory));
-    prop_assert_eq!(
-        view.record_type(),
-        RecordType(hickory.queries[0].query_type.into())
-    );
-    prop_assert_eq!(
-        view.record_class().0,
-        u16::from(hickory.queries[0].query_class)
-    );
+    prop_assert_eq!(view.record_type(), RecordType(hickory.queries[0].query_type.into()));
+    prop_assert_eq!(view.record_class().0, u16::from(hickory.queries[0].query_class));
     prop_assert_eq!(view.edns(), client_edns(hickory));
     prop_assert!(hickory.answers.is_empty() && hickory.authorities.is_empty());
     Ok(())
@@ -394,10 +353,7 @@ fn answered(
 
 /// A client's query for the question of a response.
 fn query_for(question: &[u8], edns: bool) -> Vec<u8> {
-    let edns = edns.then_some(UpstreamEdns {
-        udp_size: 1_232,
-        dnssec_ok: true,
-    });
+    let edns = edns.then_some(UpstreamEdns { udp_size: 1_232, dnssec_ok: true });
     let mut out = vec![0; 12 + question.len() + 11];
     let length = write_query(&mut out, 77, question, false, edns);
     out.truncate(length);
@@ -411,12 +367,7 @@ fn same_records(
 ) -> Result<(), TestCaseError> {
     prop_assert_eq!(ours.len(), theirs.len());
     for (our, their) in ours.iter().zip(theirs) {
-        prop_assert!(
-            our.name.eq_case(&their.name),
-            "{} is not {}",
-            our.name,
-            their.name
-        );
+        prop_assert!(our.name.eq_case(&their.name), "{} is not {}", our.name, their.name);
         prop_assert_eq!(our.dns_class, their.dns_class);
         prop_assert_eq!(&our.data, &their.data);
         prop_assert_eq!(our.ttl, ttl(their));

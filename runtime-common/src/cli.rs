@@ -26,9 +26,7 @@ impl Options {
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
         let mut matches = command(daemon).try_get_matches_from(normalised(arguments))?;
-        Ok(Self {
-            config: matches.remove_one("config"),
-        })
+        Ok(Self { config: matches.remove_one("config") })
     }
 }
 
@@ -70,17 +68,12 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
         let program = std::iter::once("balancedns");
-        Options::parse(
-            "balancedns",
-            program.chain(arguments.iter().copied()).map(OsString::from),
-        )
+        Options::parse("balancedns", program.chain(arguments.iter().copied()).map(OsString::from))
     }
 
     #[test]
     fn one_dash_or_two_mean_the_same() {
-        let expected = Options {
-            config: Some(PathBuf::from("/etc/x.lua")),
-        };
+        let expected = Options { config: Some(PathBuf::from("/etc/x.lua")) };
         for arguments in [
             &["-config", "/etc/x.lua"][..],
             &["--config", "/etc/x.lua"],
@@ -106,9 +99,6 @@ mod tests {
     fn unknown_options_are_refused() {
         assert_ne!(parse(&["-confg", "x"]).expect_err("unknown").exit_code(), 0);
         assert_ne!(parse(&["stray"]).expect_err("unknown").exit_code(), 0);
-        assert_ne!(
-            parse(&["-config"]).expect_err("needs a value").exit_code(),
-            0
-        );
+        assert_ne!(parse(&["-config"]).expect_err("needs a value").exit_code(), 0);
     }
 }

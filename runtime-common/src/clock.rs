@@ -29,17 +29,13 @@ impl Clock {
 }
 
 fn boot_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .expect("Linux has CLOCK_BOOTTIME since 2.6.39")
-        .into()
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39").into()
 }
 
 /// The calendar's time since 1970 in UTC; zero before that.
 #[must_use]
 pub fn unix_now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

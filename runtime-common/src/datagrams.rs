@@ -94,14 +94,7 @@ impl Datagrams {
     pub fn add_listener(&mut self, id: ListenerId, socket: UdpSocket) -> io::Result<()> {
         let socket = DatagramSocket::listener(socket)?;
         self.readiness.add(&socket, u64::from(id.0))?;
-        place(
-            &mut self.listeners,
-            usize::from(id.0),
-            Listener {
-                socket,
-                closed: false,
-            },
-        );
+        place(&mut self.listeners, usize::from(id.0), Listener { socket, closed: false });
         Ok(())
     }
 
@@ -170,22 +163,15 @@ impl Datagrams {
         source: Option<IpAddr>,
     ) -> io::Result<()> {
         let socket = DatagramSocket::connected(socket::upstream_udp(remote, source)?, remote);
-        self.readiness
-            .add(&socket, UPSTREAM_TOKEN | handle.index() as u64)?;
-        place(
-            &mut self.upstreams,
-            handle.index(),
-            Upstream { handle, socket },
-        );
+        self.readiness.add(&socket, UPSTREAM_TOKEN | handle.index() as u64)?;
+        place(&mut self.upstreams, handle.index(), Upstream { handle, socket });
         Ok(())
     }
 
     /// Closes a socket towards an upstream.
     pub fn close_socket(&mut self, handle: SocketHandle) {
         if let Some(slot) = self.upstreams.get_mut(handle.index())
-            && slot
-                .as_ref()
-                .is_some_and(|upstream| upstream.handle == handle)
+            && slot.as_ref().is_some_and(|upstream| upstream.handle == handle)
         {
             *slot = None; // its only descriptor, so closing also ends the watch
         }
@@ -194,11 +180,7 @@ impl Datagrams {
     /// Hands in what a listener still holds and lets nothing more in. Answers to queries in flight
     /// still leave by it, until the worker ends. False if there is no such UDP listener.
     pub fn close_listener(&mut self, engine: &mut Engine, id: ListenerId) -> bool {
-        if !self
-            .listeners
-            .get(usize::from(id.0))
-            .is_some_and(Option::is_some)
-        {
+        if !self.listeners.get(usize::from(id.0)).is_some_and(Option::is_some) {
             return false;
         }
         let token = u64::from(id.0);
@@ -272,10 +254,7 @@ impl Datagrams {
             });
             let socket = match run {
                 Run::Listener(id, _) => {
-                    let listener = self
-                        .listeners
-                        .get(usize::from(id.0))
-                        .and_then(Option::as_ref);
+                    let listener = self.listeners.get(usize::from(id.0)).and_then(Option::as_ref);
                     listener.map(|listener| &listener.socket)
                 }
                 Run::Socket(handle) => upstream(&self.upstreams, handle).map(|found| &found.socket),
@@ -323,9 +302,7 @@ enum Run {
 impl Run {
     fn of(via: Via) -> Self {
         match via {
-            Via::Listener {
-                listener, source, ..
-            } => Self::Listener(listener, source),
+            Via::Listener { listener, source, .. } => Self::Listener(listener, source),
             Via::Socket(handle) => Self::Socket(handle),
         }
     }
@@ -339,10 +316,7 @@ fn peer(via: Via) -> Option<SocketAddr> {
 }
 
 fn upstream(upstreams: &[Option<Upstream>], handle: SocketHandle) -> Option<&Upstream> {
-    upstreams
-        .get(handle.index())?
-        .as_ref()
-        .filter(|found| found.handle == handle)
+    upstreams.get(handle.index())?.as_ref().filter(|found| found.handle == handle)
 }
 
 /// The socket under a readiness token. A token of a slot that has a new owner is harmless: the new
@@ -357,10 +331,7 @@ fn find<'a>(
         let upstream = upstreams.get(slot)?.as_ref()?;
         return Some((Origin::Socket(upstream.handle), &upstream.socket));
     }
-    let listener = listeners
-        .get(slot)?
-        .as_ref()
-        .filter(|listener| !listener.closed)?;
+    let listener = listeners.get(slot)?.as_ref().filter(|listener| !listener.closed)?;
     let id = u16::try_from(slot).expect("tokens of listeners are made of their ids");
     Some((Origin::Listener(ListenerId(id)), &listener.socket))
 }

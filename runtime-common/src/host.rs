@@ -37,9 +37,7 @@ impl Host for Machine {
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
-        fs::read(RESOLV_CONF)
-            .map(|text| resolvers(&text))
-            .unwrap_or_default()
+        fs::read(RESOLV_CONF).map(|text| resolvers(&text)).unwrap_or_default()
     }
 
     fn clock(&self) -> Option<config::Clock> {
@@ -71,11 +69,7 @@ pub(crate) fn explained(error: &io::Error) -> String {
 /// library does.
 fn resolvers(text: &[u8]) -> Vec<SocketAddr> {
     let (config, _errors) = Config::parse_with_errors(text);
-    config
-        .nameservers
-        .into_iter()
-        .filter_map(resolver)
-        .collect()
+    config.nameservers.into_iter().filter_map(resolver).collect()
 }
 
 fn resolver(server: ScopedIp) -> Option<SocketAddr> {
@@ -117,13 +111,7 @@ mod tests {
     #[test]
     fn an_unreadable_file_says_why() {
         let machine = Machine::new(Clock::start());
-        assert_eq!(
-            machine.read("/nonexistent/x").expect_err("missing"),
-            "no such file"
-        );
-        assert_eq!(
-            machine.read("/").expect_err("a folder"),
-            "a folder, not a file"
-        );
+        assert_eq!(machine.read("/nonexistent/x").expect_err("missing"), "no such file");
+        assert_eq!(machine.read("/").expect_err("a folder"), "a folder, not a file");
     }
 }

@@ -63,10 +63,7 @@ impl BindError {
 }
 
 fn names(transports: &[Transport]) -> String {
-    let names: Vec<&str> = transports
-        .iter()
-        .map(|transport| transport.name())
-        .collect();
+    let names: Vec<&str> = transports.iter().map(|transport| transport.name()).collect();
     names.join(", ")
 }
 
@@ -79,10 +76,7 @@ pub fn explained(error: &io::Error) -> String {
             io::ErrorKind::PermissionDenied,
             "permission denied; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
         ),
-        (
-            io::ErrorKind::AddrNotAvailable,
-            "this machine has no such address",
-        ),
+        (io::ErrorKind::AddrNotAvailable, "this machine has no such address"),
     ];
     known
         .iter()
@@ -103,41 +97,23 @@ impl Listeners {
     /// # Errors
     /// All addresses that cannot be bound, not only the first.
     pub fn bind(settings: &ListenSettings, workers: usize) -> Result<Self, Vec<BindError>> {
-        let sets = if settings.reuse_port {
-            workers.max(1)
-        } else {
-            1
-        };
-        let mut listeners = Self {
-            sets: (0..sets).map(|_| Vec::new()).collect(),
-            bound: Vec::new(),
-        };
+        let sets = if settings.reuse_port { workers.max(1) } else { 1 };
+        let mut listeners =
+            Self { sets: (0..sets).map(|_| Vec::new()).collect(), bound: Vec::new() };
         let mut errors = Vec::new();
         for socket in &settings.sockets {
             let addr = listeners.settled(socket.addr, socket.transport);
             if let Err(error) = listeners.bind_one(socket.transport, addr, settings) {
                 let (key, addr) = (key(socket.transport), socket.addr);
                 let transports = vec![socket.transport];
-                let error = BindError {
-                    key,
-                    addr,
-                    transports,
-                    error,
-                };
-                match errors
-                    .iter_mut()
-                    .find(|other: &&mut BindError| other.is_like(&error))
-                {
+                let error = BindError { key, addr, transports, error };
+                match errors.iter_mut().find(|other: &&mut BindError| other.is_like(&error)) {
                     Some(other) => other.transports.extend(error.transports),
                     None => errors.push(error),
                 }
             }
         }
-        if errors.is_empty() {
-            Ok(listeners)
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(listeners) } else { Err(errors) }
     }
 
     fn bind_one(
@@ -146,15 +122,8 @@ impl Listeners {
         mut addr: SocketAddr,
         settings: &ListenSettings,
     ) -> io::Result<()> {
-        let reuse = Reuse {
-            port: settings.reuse_port,
-            address: settings.reuse_addr,
-        };
-        let kind = if transport == Transport::Udp {
-            Type::DGRAM
-        } else {
-            Type::STREAM
-        };
+        let reuse = Reuse { port: settings.reuse_port, address: settings.reuse_addr };
+        let kind = if transport == Transport::Udp { Type::DGRAM } else { Type::STREAM };
         socket::probe(addr, kind, reuse.address)?;
         for set in &mut self.sets {
             let listener = Listener::bind(transport, addr, reuse)?;
@@ -212,9 +181,7 @@ mod tests {
     use super::*;
 
     fn settings(sockets: &[(Transport, SocketAddr)]) -> ListenSettings {
-        let sockets = sockets
-            .iter()
-            .map(|&(transport, addr)| ListenSocket { transport, addr });
+        let sockets = sockets.iter().map(|&(transport, addr)| ListenSocket { transport, addr });
         ListenSettings {
             sockets: sockets.collect(),
             metrics: None,
@@ -256,11 +223,7 @@ mod tests {
         let elsewhere = TcpListener::bind("127.0.0.1:0").expect("binds");
         let other = elsewhere.local_addr().expect("bound");
         let both = TcpListener::bind(taken).expect("only UDP is taken");
-        let sockets = [
-            (Transport::Udp, taken),
-            (Transport::Tcp, taken),
-            (Transport::Tcp, other),
-        ];
+        let sockets = [(Transport::Udp, taken), (Transport::Tcp, taken), (Transport::Tcp, other)];
         let errors = Listeners::bind(&settings(&sockets), 2).expect_err("all are taken");
         drop(both);
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();

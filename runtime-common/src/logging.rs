@@ -15,10 +15,8 @@ pub fn start(level: Level) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let lines = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(filter)
-        .with_target(false);
+    let lines =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(filter).with_target(false);
     // It fails if there is a subscriber already, which then stays.
     let _already_started = lines.try_init();
 }

@@ -30,10 +30,7 @@ impl Readiness {
     /// The process or machine is out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self {
-            epoll,
-            events: [EpollEvent::empty(); EVENTS],
-        })
+        Ok(Self { epoll, events: [EpollEvent::empty(); EVENTS] })
     }
 
     /// Watches a socket for datagrams and errors from now on. What it already holds counts as new.
@@ -60,9 +57,7 @@ impl Readiness {
         loop {
             match self.epoll.wait(&mut self.events, EpollTimeout::ZERO) {
                 Ok(len) => {
-                    return Ok(Ready {
-                        events: &self.events[..len],
-                    });
+                    return Ok(Ready { events: &self.events[..len] });
                 }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -111,9 +106,7 @@ mod tests {
     fn an_edge_is_seen_once_and_again_after_more_arrived() {
         let receiver = UdpSocket::bind("127.0.0.1:0").expect("binds");
         let sender = UdpSocket::bind("127.0.0.1:0").expect("binds");
-        sender
-            .connect(receiver.local_addr().expect("bound"))
-            .expect("connects");
+        sender.connect(receiver.local_addr().expect("bound")).expect("connects");
         let mut readiness = Readiness::new().expect("creates");
         readiness.add(&receiver, 7).expect("adds");
         assert!(tokens(&mut readiness).is_empty());
@@ -132,8 +125,7 @@ mod tests {
         readiness.add(&receiver, 7).expect("adds");
         readiness.remove(&receiver);
         drop(receiver);
-        kept.send_to(b"a", kept.local_addr().expect("bound"))
-            .expect("sends");
+        kept.send_to(b"a", kept.local_addr().expect("bound")).expect("sends");
         assert!(tokens(&mut readiness).is_empty());
     }
 }

@@ -14,9 +14,6 @@ pub fn seed() -> Result<[u8; 32], getrandom::Error> {
 mod tests {
     #[test]
     fn two_seeds_differ() {
-        assert_ne!(
-            super::seed().expect("entropy"),
-            super::seed().expect("entropy")
-        );
+        assert_ne!(super::seed().expect("entropy"), super::seed().expect("entropy"));
     }
 }

@@ -117,11 +117,7 @@ pub fn upstream_tcp(remote: SocketAddr, source: Option<IpAddr>) -> io::Result<Tc
 /// A non-blocking socket of the address's family that may be bound to an address which the machine
 /// does not have yet (a floating one, or an interface that is not up).
 fn bindable(addr: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(addr),
-        kind.nonblocking().cloexec(),
-        None,
-    )?;
+    let socket = Socket::new(Domain::for_address(addr), kind.nonblocking().cloexec(), None)?;
     match addr {
         SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
         SocketAddr::V6(_) => {
@@ -147,10 +143,7 @@ fn set_no_fragmentation_on_hearsay(socket: &Socket, addr: SocketAddr) -> io::Res
 mod tests {
     use super::*;
 
-    const SHARED: Reuse = Reuse {
-        port: true,
-        address: true,
-    };
+    const SHARED: Reuse = Reuse { port: true, address: true };
 
     fn loopback() -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], 0))
@@ -199,9 +192,6 @@ mod tests {
         let remote = UdpSocket::bind("127.0.0.1:0").expect("binds");
         let source: IpAddr = "127.0.0.9".parse().expect("valid");
         let socket = upstream_udp(remote.local_addr().expect("bound"), Some(source));
-        assert_eq!(
-            socket.expect("opens").local_addr().expect("bound").ip(),
-            source
-        );
+        assert_eq!(socket.expect("opens").local_addr().expect("bound").ip(), source);
     }
 }

@@ -40,9 +40,7 @@ impl Prepared {
     /// Everything that stands against it, a line each.
     pub fn new(options: &Options) -> Result<Self, Vec<String>> {
         let clock = Clock::start();
-        let Loaded {
-            snapshot, warnings, ..
-        } = load(options.config.as_deref(), clock)?;
+        let Loaded { snapshot, warnings, .. } = load(options.config.as_deref(), clock)?;
         logging::start(snapshot.logging.level);
         for warning in &warnings {
             tracing::warn!(event = "config", "{warning}");
@@ -50,32 +48,17 @@ impl Prepared {
         let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
-        let listeners = Listeners::bind(&snapshot.listen, workers).map_err(|errors| {
-            errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<String>>()
-        })?;
+        let listeners = Listeners::bind(&snapshot.listen, workers)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        Ok(Self {
-            clock,
-            snapshot: Arc::new(snapshot),
-            shared,
-            listeners,
-            workers,
-        })
+        Ok(Self { clock, snapshot: Arc::new(snapshot), shared, listeners, workers })
     }
 
     /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the
     /// [metrics server](Self::metrics_unit).
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
-        let transports = self
-            .snapshot
-            .listen
-            .sockets
-            .iter()
-            .map(|socket| socket.transport);
+        let transports = self.snapshot.listen.sockets.iter().map(|socket| socket.transport);
         let transports: Vec<Transport> = transports.collect();
         let workers: Vec<UnitId> = (0..self.workers).map(UnitId).collect();
         let known = [
@@ -84,23 +67,13 @@ impl Prepared {
             ("dns-dot", Transport::Dot),
             ("dns-doh", Transport::Doh),
         ];
-        let used = known
-            .into_iter()
-            .filter(|(_, transport)| transports.contains(transport));
+        let used = known.into_iter().filter(|(_, transport)| transports.contains(transport));
         let mut components: Vec<ComponentSpec> = used
-            .map(|(name, _)| ComponentSpec {
-                name,
-                required: true,
-                units: workers.clone(),
-            })
+            .map(|(name, _)| ComponentSpec { name, required: true, units: workers.clone() })
             .collect();
         if self.snapshot.listen.metrics.is_some() {
             let units = vec![self.metrics_unit()];
-            components.push(ComponentSpec {
-                name: "metrics-http",
-                required: false,
-                units,
-            });
+            components.push(ComponentSpec { name: "metrics-http", required: false, units });
         }
         Supervisor::new(self.snapshot.control, components, self.clock.now())
     }
@@ -150,28 +123,20 @@ pub fn load(path: Option<&Path>, clock: Clock) -> Result<Loaded, Vec<String>> {
 
 fn source(path: &Path) -> Result<Source, String> {
     let name = path.display().to_string();
-    if !path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("lua"))
-    {
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("lua")) {
         return Err(format!("{name}: not a .lua file"));
     }
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("{name}: {}", host::explained(&error)))?;
-    let folder = path
-        .parent()
-        .map(|folder| folder.display().to_string())
-        .unwrap_or_default();
+    let folder = path.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
     Ok(Source { name, folder, text })
 }
 
 /// Where it is listened and what is asked, as one line for the log.
 #[must_use]
 pub fn summary(snapshot: &Snapshot, bound: &[(Transport, SocketAddr)], workers: usize) -> String {
-    let listeners: Vec<String> = bound
-        .iter()
-        .map(|(transport, addr)| format!("{addr}/{}", transport.name()))
-        .collect();
+    let listeners: Vec<String> =
+        bound.iter().map(|(transport, addr)| format!("{addr}/{}", transport.name())).collect();
     let upstreams: Vec<&str> = snapshot.upstreams.iter().map(|u| u.name.as_str()).collect();
     format!(
         "listening on {}; forwarding to {}; {workers} worker{}",
@@ -193,16 +158,8 @@ pub fn command_to_try(bound: &[(Transport, SocketAddr)]) -> Option<String> {
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
     };
-    let port = if addr.port() == 53 {
-        String::new()
-    } else {
-        format!(" -p {}", addr.port())
-    };
-    let tcp = if *transport == Transport::Tcp {
-        " +tcp"
-    } else {
-        ""
-    };
+    let port = if addr.port() == 53 { String::new() } else { format!(" -p {}", addr.port()) };
+    let tcp = if *transport == Transport::Tcp { " +tcp" } else { "" };
     Some(format!("dig @{ip}{port}{tcp} example.org"))
 }
 
@@ -215,17 +172,9 @@ mod tests {
         let command =
             |transport, addr: &str| command_to_try(&[(transport, addr.parse().expect("valid"))]);
         let cases = [
-            (
-                Transport::Udp,
-                "127.0.0.1:5300",
-                "dig @127.0.0.1 -p 5300 example.org",
-            ),
+            (Transport::Udp, "127.0.0.1:5300", "dig @127.0.0.1 -p 5300 example.org"),
             (Transport::Udp, "0.0.0.0:53", "dig @127.0.0.1 example.org"),
-            (
-                Transport::Tcp,
-                "[::]:5300",
-                "dig @::1 -p 5300 +tcp example.org",
-            ),
+            (Transport::Tcp, "[::]:5300", "dig @::1 -p 5300 +tcp example.org"),
         ];
         for (transport, addr, expected) in cases {
             assert_eq!(command(transport, addr).as_deref(), Some(expected));
@@ -237,18 +186,9 @@ mod tests {
     fn a_file_of_another_kind_or_none_is_a_line_for_the_operator() {
         let clock = Clock::start();
         let errors = |path: &str| load(Some(Path::new(path)), clock).expect_err("unusable");
-        assert_eq!(
-            errors("/nonexistent/a.lua"),
-            ["/nonexistent/a.lua: no such file"]
-        );
-        assert_eq!(
-            errors("/nonexistent/a.toml"),
-            ["/nonexistent/a.toml: not a .lua file"]
-        );
-        assert_eq!(
-            errors("/nonexistent/a.LUA"),
-            ["/nonexistent/a.LUA: no such file"]
-        );
+        assert_eq!(errors("/nonexistent/a.lua"), ["/nonexistent/a.lua: no such file"]);
+        assert_eq!(errors("/nonexistent/a.toml"), ["/nonexistent/a.toml: not a .lua file"]);
+        assert_eq!(errors("/nonexistent/a.LUA"), ["/nonexistent/a.LUA: no such file"]);
     }
 
     #[test]

@@ -41,21 +41,13 @@ impl DatagramSocket {
     /// The socket is not bound.
     pub fn listener(socket: UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        Ok(Self {
-            socket,
-            is_ipv6: local.is_ipv6(),
-            is_wildcard: local.ip().is_unspecified(),
-        })
+        Ok(Self { socket, is_ipv6: local.is_ipv6(), is_wildcard: local.ip().is_unspecified() })
     }
 
     /// A socket connected to `remote`.
     #[must_use]
     pub fn connected(socket: UdpSocket, remote: SocketAddr) -> Self {
-        Self {
-            socket,
-            is_ipv6: remote.is_ipv6(),
-            is_wildcard: false,
-        }
+        Self { socket, is_ipv6: remote.is_ipv6(), is_wildcard: false }
     }
 
     /// Lets no further datagram in, so that clients learn at once to ask elsewhere, and can still
@@ -228,14 +220,9 @@ impl Family for V6 {
         let IpAddr::V6(source) = source else {
             return None;
         };
-        let ipi6_addr = libc::in6_addr {
-            s6_addr: source.octets(),
-        };
+        let ipi6_addr = libc::in6_addr { s6_addr: source.octets() };
         // The peer's scope, where it has one, decides the interface.
-        Some(libc::in6_pktinfo {
-            ipi6_addr,
-            ipi6_ifindex: 0,
-        })
+        Some(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 })
     }
 
     fn control(info: &libc::in6_pktinfo) -> ControlMessage<'_> {
@@ -280,11 +267,8 @@ impl<F: Family> Headers<F> {
         batch: &mut ReceiveBatch,
         metas: &mut Vec<ReceiveMeta>,
     ) -> io::Result<()> {
-        let headers = if socket.is_wildcard {
-            &mut self.receive_with_info
-        } else {
-            &mut self.receive
-        };
+        let headers =
+            if socket.is_wildcard { &mut self.receive_with_info } else { &mut self.receive };
         loop {
             match receive_once::<F>(headers, socket, batch, metas) {
                 Ok(()) => break,
@@ -326,13 +310,7 @@ impl<F: Family> Headers<F> {
             if len == 0 {
                 return sent;
             }
-            self.send_batch(
-                socket,
-                info.as_ref(),
-                &slices[..len],
-                &addresses[..len],
-                &mut sent,
-            );
+            self.send_batch(socket, info.as_ref(), &slices[..len], &addresses[..len], &mut sent);
         }
     }
 
@@ -378,14 +356,7 @@ impl<F: Family> Headers<F> {
         let results = match info {
             Some(info) => {
                 let control = [F::control(info)];
-                sendmmsg(
-                    fd,
-                    &mut self.send_with_info,
-                    slices,
-                    addresses,
-                    control,
-                    flags,
-                )?
+                sendmmsg(fd, &mut self.send_with_info, slices, addresses, control, flags)?
             }
             None => sendmmsg(fd, &mut self.send, slices, addresses, [], flags)?,
         };
@@ -406,25 +377,14 @@ fn receive_once<F: Family>(
     let fd = socket.as_fd().as_raw_fd();
     let slices = slices[..fits].iter_mut();
     for message in recvmmsg(fd, headers, slices, MsgFlags::empty(), None)? {
-        let peer = message
-            .address
-            .expect("nix gives every message an address")
-            .into();
+        let peer = message.address.expect("nix gives every message an address").into();
         let local = if socket.is_wildcard {
-            message
-                .cmsgs()
-                .ok()
-                .and_then(|mut control| control.find_map(|c| F::local(&c)))
+            message.cmsgs().ok().and_then(|mut control| control.find_map(|c| F::local(&c)))
         } else {
             None
         };
         let truncated = message.flags.contains(MsgFlags::MSG_TRUNC);
-        metas.push(ReceiveMeta {
-            peer,
-            local,
-            len: message.bytes,
-            truncated,
-        });
+        metas.push(ReceiveMeta { peer, local, len: message.bytes, truncated });
     }
     Ok(())
 }

@@ -19,10 +19,7 @@ pub type WorkerEnd = Result<(), String>;
 pub fn install_panic_log() {
     std::panic::set_hook(Box::new(|panic| {
         let text = payload_text(panic.payload());
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = format!("panicked at {place}: {text}");
         tracing::error!(event = "panic", "{text}");
         LAST_PANIC.with_borrow_mut(|last| *last = Some(text));
@@ -38,17 +35,15 @@ pub fn spawn(
     body: impl FnOnce() -> WorkerEnd + Send + 'static,
     report: impl FnOnce(WorkerEnd) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    Builder::new()
-        .name(format!("worker-{worker}"))
-        .spawn(move || {
-            // What the body owned is gone after a panic, so nothing half-changed can be seen. What it
-            // shares with other workers guards itself by poisoning.
-            let end = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-                let kept = LAST_PANIC.with_borrow_mut(Option::take);
-                Err(kept.unwrap_or_else(|| format!("panicked: {}", payload_text(payload.as_ref()))))
-            });
-            report(end);
-        })
+    Builder::new().name(format!("worker-{worker}")).spawn(move || {
+        // What the body owned is gone after a panic, so nothing half-changed can be seen. What it
+        // shares with other workers guards itself by poisoning.
+        let end = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+            let kept = LAST_PANIC.with_borrow_mut(Option::take);
+            Err(kept.unwrap_or_else(|| format!("panicked: {}", payload_text(payload.as_ref()))))
+        });
+        report(end);
+    })
 }
 
 /// What the last panic of this thread said, once; for panics that an async runtime caught.
@@ -59,8 +54,7 @@ pub fn take_last_panic() -> Option<String> {
 
 fn payload_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -72,10 +66,7 @@ mod tests {
     fn end_of(body: impl FnOnce() -> WorkerEnd + Send + 'static) -> WorkerEnd {
         let (sender, receiver) = mpsc::channel();
         let report = move |end| sender.send(end).expect("the test listens");
-        spawn(3, body, report)
-            .expect("starts")
-            .join()
-            .expect("panics are caught");
+        spawn(3, body, report).expect("starts").join().expect("panics are caught");
         receiver.recv().expect("reports")
     }
 
@@ -85,9 +76,6 @@ mod tests {
         assert_eq!(end_of(move || Err(name())), Err("worker-3".to_owned()));
         assert_eq!(end_of(|| Ok(())), Ok(()));
         let end = end_of(|| panic!("out of {}", "luck")).expect_err("panicked");
-        assert!(
-            end.contains("panicked") && end.contains("out of luck"),
-            "{end}"
-        );
+        assert!(end.contains("panicked") && end.contains("out of luck"), "{end}");
     }
 }

@@ -51,10 +51,7 @@ pub(crate) async fn serve(listener: TcpListener, view: MakeView) {
 
 async fn serve_one(stream: TcpStream, view: MakeView) -> hyper::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| ready(answer(request, &view)));
-    http1::Builder::new()
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await
 }
 
 fn answer(

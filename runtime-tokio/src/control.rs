@@ -42,10 +42,7 @@ enum Report {
 /// The control thread itself cannot work; a line each.
 pub(crate) fn run(prepared: Prepared) -> Result<Outcome, Vec<String>> {
     let failed = |error: io::Error| vec![format!("cannot start: {error}")];
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(failed)?;
         Ok(Control::new(prepared).run(signals).await)
@@ -62,10 +59,7 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self {
-            interrupt,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -139,10 +133,7 @@ impl Control {
 
     fn carry_out_decisions(&mut self) -> Option<Outcome> {
         loop {
-            let decision = self
-                .supervisor
-                .borrow_mut()
-                .poll_decision(self.clock.now())?;
+            let decision = self.supervisor.borrow_mut().poll_decision(self.clock.now())?;
             match decision {
                 Decision::Start(unit) if unit == self.metrics_unit => self.start_metrics(unit),
                 Decision::Start(unit) => self.start_worker(unit),
@@ -194,9 +185,7 @@ impl Control {
         let Some(listeners) = &self.listeners else {
             return Err("stopping".to_owned());
         };
-        let listeners = listeners
-            .for_worker(unit.0)
-            .map_err(|error| error.to_string())?;
+        let listeners = listeners.for_worker(unit.0).map_err(|error| error.to_string())?;
         let setup = Setup {
             index: unit.0,
             clock: self.clock,
@@ -233,10 +222,7 @@ impl Control {
         let Some(addr) = self.snapshot.listen.metrics else {
             return;
         };
-        let reuse = Reuse {
-            port: false,
-            address: true,
-        };
+        let reuse = Reuse { port: false, address: true };
         let listener =
             socket::tcp_listener(addr, reuse).and_then(tokio::net::TcpListener::from_std);
         let listener = match listener {
@@ -252,9 +238,7 @@ impl Control {
         let supervisor = Rc::clone(&self.supervisor);
         let view = move || startup::view(clock, &shared, &supervisor.borrow());
         spawn_local(admin::serve(listener, Rc::new(view)));
-        self.supervisor
-            .borrow_mut()
-            .handle_started(self.clock.now(), unit);
+        self.supervisor.borrow_mut().handle_started(self.clock.now(), unit);
     }
 
     /// Tells the operator once that everything required runs, and what to try.
@@ -279,10 +263,7 @@ impl Control {
         match outcome {
             Outcome::Stopped => {
                 for worker in self.workers.into_iter().flatten() {
-                    worker
-                        .thread
-                        .join()
-                        .expect("panics of workers are caught and reported");
+                    worker.thread.join().expect("panics of workers are caught and reported");
                 }
             }
             Outcome::Failed | Outcome::Interrupted => {}

@@ -57,10 +57,7 @@ struct Wishes {
 impl Conn {
     /// Nothing is wished for yet.
     pub(crate) fn new(handle: ConnHandle) -> Self {
-        Self {
-            handle,
-            wishes: RefCell::default(),
-        }
+        Self { handle, wishes: RefCell::default() }
     }
 
     /// Appends to what is sent.
@@ -286,8 +283,7 @@ impl<S: Stream> Pump<'_, S> {
             let _flushed = Pin::new(&mut *self.stream).poll_flush(context)?;
         }
         let handle = self.conn.handle;
-        self.worker
-            .input(|engine, now| engine.handle_written(now, handle, total));
+        self.worker.input(|engine, now| engine.handle_written(now, handle, total));
         Ok(true)
     }
 
@@ -306,11 +302,9 @@ impl<S: Stream> Pump<'_, S> {
         let bytes = buffer.filled();
         if bytes.is_empty() {
             *self.ended_reading = true;
-            self.worker
-                .input(|engine, now| engine.handle_end_of_stream(now, handle));
+            self.worker.input(|engine, now| engine.handle_end_of_stream(now, handle));
         } else {
-            self.worker
-                .input(|engine, now| engine.handle_bytes(now, handle, bytes));
+            self.worker.input(|engine, now| engine.handle_bytes(now, handle, bytes));
         }
         Ok(true)
     }

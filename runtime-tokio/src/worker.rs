@@ -67,10 +67,7 @@ pub(crate) fn run(
     started: impl FnOnce(),
 ) -> WorkerEnd {
     let failed = |error: io::Error| error.to_string();
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     LocalSet::new().block_on(&runtime, async {
         let (worker, readable) = Worker::start(setup).map_err(failed)?;
         started();
@@ -109,26 +106,11 @@ struct State {
 
 impl Worker {
     fn start(setup: Setup) -> io::Result<(Rc<Self>, Readable)> {
-        let Setup {
-            index,
-            clock,
-            snapshot,
-            shared,
-            seed,
-            listeners,
-        } = setup;
+        let Setup { index, clock, snapshot, shared, seed, listeners } = setup;
         let settings = &snapshot.listen;
         let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
         let metrics = shared.worker_metrics();
-        let engine = Engine::new(
-            EngineConfig {
-                shared,
-                snapshot,
-                metrics,
-                seed,
-            },
-            clock.now(),
-        );
+        let engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, clock.now());
         let mut datagrams = Datagrams::new(clock, udp_size)?;
         let mut streams = Vec::new();
         for (place, listener) in listeners.into_iter().enumerate() {
@@ -196,9 +178,7 @@ impl Worker {
                 return Ok(());
             }
             if let Some(at) = self.next_to_arm() {
-                timer
-                    .as_mut()
-                    .reset(tokio_time::Instant::now() + at.since(self.clock.now()));
+                timer.as_mut().reset(tokio_time::Instant::now() + at.since(self.clock.now()));
             }
             let is_armed = self.state.borrow().armed.is_some();
             tokio::select! {
@@ -283,27 +263,13 @@ impl Worker {
     }
 
     fn carry_out(self: &Rc<Self>, state: &mut State, now: Instant, action: Action) {
-        let State {
-            engine,
-            datagrams,
-            conns,
-            ..
-        } = state;
+        let State { engine, datagrams, conns, .. } = state;
         match action {
-            Action::OpenSocket {
-                socket,
-                remote,
-                source,
-            } => {
+            Action::OpenSocket { socket, remote, source } => {
                 datagrams.open_socket(engine, socket, remote, source);
             }
             Action::CloseSocket { socket } => datagrams.close_socket(socket),
-            Action::Connect {
-                conn,
-                remote,
-                source,
-                security,
-            } => {
+            Action::Connect { conn, remote, source, security } => {
                 let entry = Rc::new(Conn::new(conn));
                 conns.insert(conn, Rc::clone(&entry));
                 let worker = Rc::clone(self);
@@ -346,10 +312,7 @@ impl Worker {
     /// Enters a client's connection under its handle and serves it.
     pub(crate) fn serve_client<S: stream::Stream>(self: &Rc<Self>, conn: ConnHandle, stream: S) {
         let entry = Rc::new(Conn::new(conn));
-        self.state
-            .borrow_mut()
-            .conns
-            .insert(conn, Rc::clone(&entry));
+        self.state.borrow_mut().conns.insert(conn, Rc::clone(&entry));
         self.spawn(stream::serve(Rc::clone(self), entry, stream));
     }
 
@@ -448,9 +411,7 @@ mod tests {
 
     fn ask(server: SocketAddr) -> Vec<u8> {
         let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
-        client
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .expect("sets");
+        client.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
         client.connect(server).expect("connects");
         client.send(QUERY).expect("sends");
         let mut answer = [0; 512];
@@ -470,9 +431,7 @@ mod tests {
         let answer = ask(server);
         let idle = TcpStream::connect(server).expect("connects");
         commands.send(Command::Stop).expect("runs");
-        let end = receiver
-            .recv_timeout(Duration::from_secs(5))
-            .expect("ends although one is idle");
+        let end = receiver.recv_timeout(Duration::from_secs(5)).expect("ends although one is idle");
         thread.join().expect("panics are caught");
         drop(idle);
         (answer, end)
@@ -482,11 +441,7 @@ mod tests {
     fn a_worker_answers_until_it_is_stopped() {
         let prepared = prepared();
         let (answer, end) = asked_and_stopped(&prepared);
-        assert_eq!(
-            (&answer[..2], answer[3] & 0x0f),
-            (&QUERY[..2], 5),
-            "REFUSED"
-        );
+        assert_eq!((&answer[..2], answer[3] & 0x0f), (&QUERY[..2], 5), "REFUSED");
         assert_eq!(end, Ok(()));
     }
 

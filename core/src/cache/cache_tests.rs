@@ -18,15 +18,7 @@ fn at(seconds: u64) -> Instant {
 fn key(number: usize) -> Key {
     let hash = KeyedState::new((3, 4));
     let name = wire(&format!("n{number}.example"));
-    Key::new(
-        &hash,
-        &name,
-        RecordType::TXT,
-        RecordClass::IN,
-        false,
-        false,
-        None,
-    )
+    Key::new(&hash, &name, RecordType::TXT, RecordClass::IN, false, false, None)
 }
 
 /// An answer of a minute whose one record has this RDATA, packed at zero.
@@ -67,11 +59,7 @@ fn what_was_put_is_found_until_it_expires() {
 
     let last = Instant::from_nanos(at(60).as_nanos() - 1);
     assert_eq!(cache.lookup(&one, last, |_| ()), Some(()));
-    assert_eq!(
-        cache.lookup(&one, at(60), |_| ()),
-        None,
-        "expired is a miss"
-    );
+    assert_eq!(cache.lookup(&one, at(60), |_| ()), None, "expired is a miss");
     assert_eq!(cache.len(), 1, "but stays");
     assert!(cache.remove(&one));
     assert!(!cache.remove(&one));
@@ -85,10 +73,7 @@ fn a_new_answer_takes_the_place_of_the_old_one() {
     for packed in [answer(b"first"), answer(b"second, longer"), answer(b"3")] {
         cache.insert(&one, &packed);
         assert_eq!(found(&cache, &one), Some(packed.clone()));
-        assert_eq!(
-            (cache.len(), cache.bytes()),
-            (1, entry_octets(&one, &packed))
-        );
+        assert_eq!((cache.len(), cache.bytes()), (1, entry_octets(&one, &packed)));
     }
     assert_eq!(cache.evictions(), 0);
 }
@@ -122,10 +107,7 @@ fn shares_sum_to_the_whole() {
     for total in [0, 1, 63, 64, 65, 10_000, usize::MAX] {
         let all: Vec<_> = shares(total, CACHE_SHARDS).collect();
         assert_eq!(all.len(), CACHE_SHARDS);
-        assert_eq!(
-            all.iter().copied().reduce(|sum, share| sum + share),
-            Some(total)
-        );
+        assert_eq!(all.iter().copied().reduce(|sum, share| sum + share), Some(total));
         assert!(all.iter().max().unwrap() - all.iter().min().unwrap() <= 1);
     }
 }
@@ -146,10 +128,7 @@ fn a_large_cache_uses_all_its_shards_within_its_bounds() {
     assert_eq!(cache.recount(), (cache.len(), cache.bytes()));
     assert_eq!(cache.evictions(), 3 * SHARDED_FROM_ENTRIES as u64);
     cache.clear();
-    assert_eq!(
-        (cache.recount(), cache.len(), cache.bytes()),
-        ((0, 0), 0, 0)
-    );
+    assert_eq!((cache.recount(), cache.len(), cache.bytes()), ((0, 0), 0, 0));
 }
 
 #[test]
@@ -162,10 +141,7 @@ fn a_shard_left_by_a_panic_is_emptied_and_used_again() {
     }));
     assert!(panicked.is_err());
     assert_eq!(found(&cache, &one), None);
-    assert_eq!(
-        (cache.len(), cache.bytes(), cache.recount()),
-        (0, 0, (0, 0))
-    );
+    assert_eq!((cache.len(), cache.bytes(), cache.recount()), (0, 0, (0, 0)));
     cache.insert(&one, &packed);
     assert_eq!(found(&cache, &one), Some(packed));
 }

@@ -62,15 +62,8 @@ impl Key {
         scope: Option<Scope<'_>>,
     ) -> Self {
         let flags = if dnssec_ok { DNSSEC_OK } else { 0 }
-            | if checking_disabled {
-                CHECKING_DISABLED
-            } else {
-                0
-            };
-        let mut builder = Builder {
-            octets: [0; KEY_OCTETS],
-            len: 8,
-        };
+            | if checking_disabled { CHECKING_DISABLED } else { 0 };
+        let mut builder = Builder { octets: [0; KEY_OCTETS], len: 8 };
         builder.put(&[flags]);
         builder.put(&record_class.0.to_be_bytes());
         builder.put(&record_type.0.to_be_bytes());
@@ -106,13 +99,8 @@ impl Key {
     /// The lower-cased name in wire form.
     #[must_use]
     pub fn name(&self) -> &[u8] {
-        let scope = self
-            .octets
-            .get(SCOPE_LENGTH_AT)
-            .map_or(0, |&octets| usize::from(octets));
-        self.as_bytes()
-            .get(FIXED_OCTETS.saturating_add(scope)..)
-            .unwrap_or_default()
+        let scope = self.octets.get(SCOPE_LENGTH_AT).map_or(0, |&octets| usize::from(octets));
+        self.as_bytes().get(FIXED_OCTETS.saturating_add(scope)..).unwrap_or_default()
     }
 }
 
@@ -149,10 +137,7 @@ impl Builder {
     fn put(&mut self, octets: &[u8]) -> &mut [u8] {
         let start = self.len;
         self.len = start.saturating_add(octets.len());
-        let place = self
-            .octets
-            .get_mut(start..self.len)
-            .expect("a key has room for all its parts");
+        let place = self.octets.get_mut(start..self.len).expect("a key has room for all its parts");
         place.copy_from_slice(octets);
         place
     }
@@ -177,22 +162,10 @@ mod tests {
     use crate::wire::testing::wire;
 
     const HASH: KeyedState = KeyedState::new((1, 2));
-    const SUBNET: Scope<'_> = Scope {
-        family: 1,
-        prefix_length: 24,
-        address: &[192, 0, 2],
-    };
+    const SUBNET: Scope<'_> = Scope { family: 1, prefix_length: 24, address: &[192, 0, 2] };
 
     fn key(name: &str) -> Key {
-        Key::new(
-            &HASH,
-            &wire(name),
-            RecordType::A,
-            RecordClass::IN,
-            false,
-            false,
-            None,
-        )
+        Key::new(&HASH, &wire(name), RecordType::A, RecordClass::IN, false, false, None)
     }
 
     #[test]
@@ -208,15 +181,7 @@ mod tests {
     fn everything_else_makes_a_difference() {
         let name = wire("a");
         let new = |record_type, class, dnssec_ok, checking_disabled, scope| {
-            Key::new(
-                &HASH,
-                &name,
-                record_type,
-                class,
-                dnssec_ok,
-                checking_disabled,
-                scope,
-            )
+            Key::new(&HASH, &name, record_type, class, dnssec_ok, checking_disabled, scope)
         };
         let (a, inet) = (RecordType::A, RecordClass::IN);
         let keys = [
@@ -228,47 +193,10 @@ mod tests {
             new(a, inet, false, true, None),
             new(a, inet, true, true, None),
             new(a, inet, false, false, Some(SUBNET)),
-            new(
-                a,
-                inet,
-                false,
-                false,
-                Some(Scope {
-                    family: 2,
-                    ..SUBNET
-                }),
-            ),
-            new(
-                a,
-                inet,
-                false,
-                false,
-                Some(Scope {
-                    prefix_length: 23,
-                    ..SUBNET
-                }),
-            ),
-            new(
-                a,
-                inet,
-                false,
-                false,
-                Some(Scope {
-                    address: &[192, 0, 3],
-                    ..SUBNET
-                }),
-            ),
-            new(
-                a,
-                inet,
-                false,
-                false,
-                Some(Scope {
-                    prefix_length: 0,
-                    address: &[],
-                    ..SUBNET
-                }),
-            ),
+            new(a, inet, false, false, Some(Scope { family: 2, ..SUBNET })),
+            new(a, inet, false, false, Some(Scope { prefix_length: 23, ..SUBNET })),
+            new(a, inet, false, false, Some(Scope { address: &[192, 0, 3], ..SUBNET })),
+            new(a, inet, false, false, Some(Scope { prefix_length: 0, address: &[], ..SUBNET })),
         ];
         for (at, one) in keys.iter().enumerate() {
             assert_eq!(one.name(), name);
@@ -285,15 +213,7 @@ mod tests {
         assert_eq!(one.as_bytes()[..8], one.hash().to_le_bytes());
         let other = KeyedState::new((1, 3));
         let name = wire("example");
-        let other = Key::new(
-            &other,
-            &name,
-            RecordType::A,
-            RecordClass::IN,
-            false,
-            false,
-            None,
-        );
+        let other = Key::new(&other, &name, RecordType::A, RecordClass::IN, false, false, None);
         assert_ne!(one.hash(), other.hash());
         assert_eq!(one.as_bytes()[8..], other.as_bytes()[8..]);
     }
@@ -302,11 +222,7 @@ mod tests {
     fn the_longest_key_fits() {
         let label = [&[63][..], &[b'A'; 63]].concat();
         let name = [&label[..], &label, &label, &[61], &[b'Z'; 61], &[0]].concat();
-        let scope = Scope {
-            family: 2,
-            prefix_length: 128,
-            address: &[7; 16],
-        };
+        let scope = Scope { family: 2, prefix_length: 128, address: &[7; 16] };
         let (record_type, class) = (RecordType(u16::MAX), RecordClass(u16::MAX));
         let key = Key::new(&HASH, &name, record_type, class, true, true, Some(scope));
         assert_eq!(key.as_bytes().len(), KEY_OCTETS);

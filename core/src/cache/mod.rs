@@ -3,10 +3,7 @@
 //! Owns the key, the packed form of an answer and the eviction order. What may be remembered and
 //! for how long is decided by [`pack`] (RFC 2181 sections 5.2 and 8, RFC 2308 section 5, RFC 9520
 //! section 3.2). Asks no clock: expiry is compared with the caller's time.
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod key;
 mod packed;
@@ -36,11 +33,7 @@ impl Cache {
     /// `max_bytes` octets. Small caches are one shard, so that their order of eviction is exact.
     #[must_use]
     pub fn new(capacity: usize, max_bytes: usize) -> Self {
-        let count = if capacity < SHARDED_FROM_ENTRIES {
-            1
-        } else {
-            CACHE_SHARDS
-        };
+        let count = if capacity < SHARDED_FROM_ENTRIES { 1 } else { CACHE_SHARDS };
         let shards = shares(capacity, count)
             .zip(shares(max_bytes, count))
             .map(|(entries, bytes)| Mutex::new(Shard::new(entries, bytes)))
@@ -122,10 +115,7 @@ impl Cache {
     }
 
     fn sum(&self, of: impl Fn(&Shard) -> usize) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| of(&lock(shard)))
-            .fold(0, usize::saturating_add)
+        self.shards.iter().map(|shard| of(&lock(shard))).fold(0, usize::saturating_add)
     }
 
     /// The shard by bits of the hash that the tables do not use: those take the lowest bits for
@@ -134,11 +124,7 @@ impl Cache {
         let [_, _, _, _, middle, ..] = key.hash().to_le_bytes();
         // The count is 1 or CACHE_SHARDS, a power of two.
         let index = usize::from(middle) & self.shards.len().saturating_sub(1);
-        lock(
-            self.shards
-                .get(index)
-                .expect("the mask is less than the number of shards"),
-        )
+        lock(self.shards.get(index).expect("the mask is less than the number of shards"))
     }
 }
 

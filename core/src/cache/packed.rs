@@ -77,10 +77,7 @@ pub fn pack(
     if view.question().is_empty() {
         return Err(PackError::NoQuestion);
     }
-    let meaning = Meaning {
-        rcode: view.rcode(),
-        kind: view.kind(),
-    };
+    let meaning = Meaning { rcode: view.rcode(), kind: view.kind() };
     if view.sections().stranded > 0 {
         // Off the hot path: nearly everybody sends OPT last.
         if let Some(message) = without_hop_by_hop(view.message())
@@ -122,16 +119,10 @@ fn write(
     out: &mut Vec<u8>,
 ) -> Cacheable {
     let sections = view.sections();
-    let body = view
-        .message()
-        .get(sections.start..sections.kept_end)
-        .unwrap_or_default();
+    let body = view.message().get(sections.start..sections.kept_end).unwrap_or_default();
     let essential = sections.authorities_end.saturating_sub(sections.start);
     let counts = [sections.answers, sections.authorities, sections.additionals];
-    let records = counts
-        .into_iter()
-        .map(usize::from)
-        .fold(0, usize::saturating_add);
+    let records = counts.into_iter().map(usize::from).fold(0, usize::saturating_add);
     let table_octets = records.saturating_mul(2);
 
     out.clear();
@@ -144,11 +135,7 @@ fn write(
         Cacheable::No(_) => now,
     };
 
-    let authentic = if view.flags().contains(Flags::AD) {
-        AUTHENTIC
-    } else {
-        0
-    };
+    let authentic = if view.flags().contains(Flags::AD) { AUTHENTIC } else { 0 };
     let truncated = if view.truncated() { TRUNCATED } else { 0 };
     let short = |octets: usize| u16::try_from(octets).expect("a message has 65535 octets at most");
     let [answers, authorities, additionals] = counts;
@@ -166,9 +153,7 @@ fn write(
         .into_iter()
         .flat_map(u64::to_be_bytes)
         .chain(numbers.into_iter().flat_map(u16::to_be_bytes));
-    out.iter_mut()
-        .zip(head)
-        .for_each(|(place, octet)| *place = octet);
+    out.iter_mut().zip(head).for_each(|(place, octet)| *place = octet);
     cacheable
 }
 
@@ -206,19 +191,10 @@ fn write_ttls(
 
 /// The TTL that clients see at age zero.
 fn shown_ttl(record: &Record<'_>, negative: bool, bounds: &TtlBounds) -> u32 {
-    let soa = if negative {
-        record.negative_ttl()
-    } else {
-        None
-    };
+    let soa = if negative { record.negative_ttl() } else { None };
     match soa {
-        Some(seconds) => seconds
-            .max(bounds.min_seconds)
-            .min(bounds.negative_max_seconds),
-        None => record
-            .sane_ttl()
-            .max(bounds.min_seconds)
-            .min(bounds.max_seconds),
+        Some(seconds) => seconds.max(bounds.min_seconds).min(bounds.negative_max_seconds),
+        None => record.sane_ttl().max(bounds.min_seconds).min(bounds.max_seconds),
     }
 }
 
@@ -287,10 +263,7 @@ impl<'a> Packed<'a> {
         let question_octets = usize::from(reader.u16()?);
         let counts = [reader.u16()?, reader.u16()?, reader.u16()?];
         let essential = usize::from(reader.u16()?);
-        let records = counts
-            .into_iter()
-            .map(usize::from)
-            .fold(0, usize::saturating_add);
+        let records = counts.into_iter().map(usize::from).fold(0, usize::saturating_add);
         let ttl_offsets = reader.take(records.saturating_mul(2))?;
         let body = reader.rest();
         Some(Self {
@@ -379,9 +352,7 @@ impl<'a> Packed<'a> {
     /// Where TTLs stand in the body, rising.
     pub(crate) fn ttl_offsets(&self) -> impl Iterator<Item = usize> + 'a {
         let (offsets, _) = self.ttl_offsets.as_chunks::<2>();
-        offsets
-            .iter()
-            .map(|&offset| usize::from(u16::from_be_bytes(offset)))
+        offsets.iter().map(|&offset| usize::from(u16::from_be_bytes(offset)))
     }
 }
 

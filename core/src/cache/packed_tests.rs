@@ -33,13 +33,7 @@ fn response(rcode: Rcode) -> Draft {
 }
 
 fn with_soa(draft: Draft, ttl: u32, minimum: u32) -> Draft {
-    draft.record(
-        AUTHORITY,
-        &wire("example"),
-        RecordType::SOA,
-        ttl,
-        &soa(minimum),
-    )
+    draft.record(AUTHORITY, &wire("example"), RecordType::SOA, ttl, &soa(minimum))
 }
 
 /// Packs at second 100.
@@ -54,25 +48,16 @@ fn packed(draft: &Draft, bounds: &TtlBounds) -> (Cacheable, Vec<u8>) {
 fn ttls(packed: &[u8]) -> Vec<u32> {
     let packed = Packed::new(packed);
     let ttl_at = |offset: usize| packed.body()[offset..].first_chunk().copied().unwrap();
-    packed
-        .ttl_offsets()
-        .map(|offset| u32::from_be_bytes(ttl_at(offset)))
-        .collect()
+    packed.ttl_offsets().map(|offset| u32::from_be_bytes(ttl_at(offset))).collect()
 }
 
 #[test]
 fn head_and_records() {
-    let draft = response(Rcode::NOERROR)
-        .address(60)
-        .address(50)
-        .opt(1_232, 0, &[]);
+    let draft = response(Rcode::NOERROR).address(60).address(50).opt(1_232, 0, &[]);
     let (cacheable, out) = packed(&draft, &BOUNDS);
     let answer = Packed::new(&out);
     assert_eq!(cacheable, seconds(50));
-    assert_eq!(
-        (answer.stored_at(), answer.expires_at()),
-        (at(100), at(150))
-    );
+    assert_eq!((answer.stored_at(), answer.expires_at()), (at(100), at(150)));
     assert_eq!((answer.rcode(), answer.answer_count()), (Rcode::NOERROR, 2));
     assert_eq!(answer.counts(), [2, 0, 0], "OPT is gone");
     assert_eq!(answer.body().len(), 32);
@@ -90,27 +75,18 @@ fn fresh_until_the_instant_it_expires() {
 
 #[test]
 fn ttls_are_bounded_both_ways() {
-    let draft = response(Rcode::NOERROR)
-        .address(0)
-        .address(60)
-        .address(7_200);
+    let draft = response(Rcode::NOERROR).address(0).address(60).address(7_200);
     let (cacheable, out) = packed(&draft, &BOUNDS);
     assert_eq!((cacheable, ttls(&out)), (seconds(5), vec![5, 60, 3_600]));
     let (cacheable, out) = packed(&draft, &UNBOUNDED);
-    assert_eq!(
-        cacheable,
-        Cacheable::No(NotCacheable::ZeroTtl),
-        "the least is not skipped"
-    );
+    assert_eq!(cacheable, Cacheable::No(NotCacheable::ZeroTtl), "the least is not skipped");
     assert_eq!(ttls(&out), [0, 60, 7_200]);
     assert!(!Packed::new(&out).is_fresh(at(100)));
 }
 
 #[test]
 fn a_ttl_with_the_top_bit_set_is_zero_rfc_2181_section_8() {
-    let draft = response(Rcode::NOERROR)
-        .address(0x7fff_ffff)
-        .address(0x8000_0000);
+    let draft = response(Rcode::NOERROR).address(0x7fff_ffff).address(0x8000_0000);
     assert_eq!(ttls(&packed(&draft, &UNBOUNDED).1), [0x7fff_ffff, 0]);
     assert_eq!(ttls(&packed(&draft, &BOUNDS).1), [3_600, 5]);
 }
@@ -124,13 +100,9 @@ fn opt_does_not_count_as_a_ttl() {
 #[test]
 fn negative_answers_live_by_their_soa_rfc_2308_section_5() {
     for rcode in [Rcode::NOERROR, Rcode::NXDOMAIN] {
-        for (ttl, minimum, lifetime) in [
-            (60, 30, 30),
-            (30, 60, 30),
-            (7_200, 3_600, 900),
-            (2, 60, 5),
-            (60, 0, 5),
-        ] {
+        for (ttl, minimum, lifetime) in
+            [(60, 30, 30), (30, 60, 30), (7_200, 3_600, 900), (2, 60, 5), (60, 0, 5)]
+        {
             let (cacheable, out) = packed(&with_soa(response(rcode), ttl, minimum), &BOUNDS);
             assert_eq!(cacheable, seconds(u64::from(lifetime)));
             assert_eq!(ttls(&out), [lifetime], "the SOA shows it");
@@ -157,10 +129,7 @@ fn a_chain_bounds_the_negative_answer_at_its_end() {
 fn the_soa_of_a_positive_answer_is_like_any_record() {
     let draft = with_soa(response(Rcode::NOERROR).address(2_000), 2_000, 1);
     let (cacheable, out) = packed(&draft, &BOUNDS);
-    assert_eq!(
-        (cacheable, ttls(&out)),
-        (seconds(2_000), vec![2_000, 2_000])
-    );
+    assert_eq!((cacheable, ttls(&out)), (seconds(2_000), vec![2_000, 2_000]));
 }
 
 #[test]
@@ -175,19 +144,9 @@ fn only_the_authorities_soa_says_how_long_nothing_is_remembered() {
 fn servfail_lives_as_configured_rfc_9520_section_3_2() {
     let draft = response(Rcode::SERVFAIL);
     assert_eq!(packed(&draft, &BOUNDS).0, seconds(7));
-    assert_eq!(
-        packed(&draft, &UNBOUNDED).0,
-        Cacheable::No(NotCacheable::Error)
-    );
-    let hour = TtlBounds {
-        servfail_seconds: 3_600,
-        ..BOUNDS
-    };
-    assert_eq!(
-        packed(&draft, &hour).0,
-        seconds(300),
-        "five minutes at most"
-    );
+    assert_eq!(packed(&draft, &UNBOUNDED).0, Cacheable::No(NotCacheable::Error));
+    let hour = TtlBounds { servfail_seconds: 3_600, ..BOUNDS };
+    assert_eq!(packed(&draft, &hour).0, seconds(300), "five minutes at most");
     let other = packed(&response(Rcode::REFUSED), &BOUNDS).0;
     assert_eq!(other, Cacheable::No(NotCacheable::Error));
 }
@@ -196,13 +155,8 @@ fn servfail_lives_as_configured_rfc_9520_section_3_2() {
 fn referrals_and_truncated_answers_are_not_remembered() {
     let referral =
         response(Rcode::NOERROR).record(AUTHORITY, &[0], RecordType::NS, 60, &wire("ns"));
-    assert_eq!(
-        packed(&referral, &BOUNDS).0,
-        Cacheable::No(NotCacheable::Referral)
-    );
-    let cut = Draft::new(7, QR | Flags::TC)
-        .question("www.example", RecordType::A)
-        .address(60);
+    assert_eq!(packed(&referral, &BOUNDS).0, Cacheable::No(NotCacheable::Referral));
+    let cut = Draft::new(7, QR | Flags::TC).question("www.example", RecordType::A).address(60);
     let (cacheable, out) = packed(&cut.octets(&[0xc0]).count(ANSWER), &BOUNDS);
     assert_eq!(cacheable, Cacheable::No(NotCacheable::Truncated));
     let answer = Packed::new(&out);
@@ -215,9 +169,7 @@ fn the_number_of_records_is_bounded() {
     let many = |count: usize| {
         let mut draft = response(Rcode::NOERROR);
         for _ in 0..count {
-            draft = draft
-                .octets(AT_QUESTION)
-                .octets(&[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 1, 2, 3, 4]);
+            draft = draft.octets(AT_QUESTION).octets(&[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 1, 2, 3, 4]);
         }
         draft.0[6..8].copy_from_slice(&u16::try_from(count).unwrap().to_be_bytes());
         draft
@@ -225,11 +177,7 @@ fn the_number_of_records_is_bounded() {
     assert_eq!(packed(&many(CACHED_RECORDS), &BOUNDS).0, seconds(60));
     let (cacheable, out) = packed(&many(CACHED_RECORDS + 1), &BOUNDS);
     assert_eq!(cacheable, Cacheable::No(NotCacheable::TooManyRecords));
-    assert_eq!(
-        ttls(&out).len(),
-        CACHED_RECORDS + 1,
-        "still whole for whoever asked"
-    );
+    assert_eq!(ttls(&out).len(), CACHED_RECORDS + 1, "still whole for whoever asked");
 }
 
 #[test]
@@ -242,9 +190,7 @@ fn an_answer_without_question_cannot_be_packed() {
 
 #[test]
 fn authentic_data_is_kept() {
-    let draft = Draft::new(7, QR | Flags::AD)
-        .question("a", RecordType::A)
-        .address(60);
+    let draft = Draft::new(7, QR | Flags::AD).question("a", RecordType::A).address(60);
     assert!(Packed::new(&packed(&draft, &BOUNDS).1).authentic_data());
 }
 
@@ -267,62 +213,33 @@ fn records_of_one_hop_are_cut_off_at_the_end() {
 #[test]
 fn records_of_one_hop_are_taken_out_of_the_middle() {
     // The last record's owner points into the one before it, which moves.
-    let draft = response(Rcode::NOERROR)
-        .address(60)
-        .opt(1_232, 0x0100_0000, &[0, 10, 0, 1, 9]);
+    let draft = response(Rcode::NOERROR).address(60).opt(1_232, 0x0100_0000, &[0, 10, 0, 1, 9]);
     let pointer = u16::try_from(draft.0.len()).unwrap() | 0xc000;
     let draft = draft
-        .record(
-            ADDITIONAL,
-            &wire("ns.example"),
-            RecordType::A,
-            40,
-            &[192, 0, 2, 53],
-        )
-        .record(
-            ADDITIONAL,
-            &pointer.to_be_bytes(),
-            RecordType::AAAA,
-            30,
-            &[1; 16],
-        );
+        .record(ADDITIONAL, &wire("ns.example"), RecordType::A, 40, &[192, 0, 2, 53])
+        .record(ADDITIONAL, &pointer.to_be_bytes(), RecordType::AAAA, 30, &[1; 16]);
     let (cacheable, out) = packed(&draft, &BOUNDS);
     let answer = Packed::new(&out);
     assert_eq!(answer.counts(), [1, 0, 2]);
     assert_eq!(ttls(&out), [60, 40, 30]);
-    assert_eq!(
-        answer.rcode(),
-        Rcode::BADVERS,
-        "the high bits of the rcode stay"
-    );
-    assert_eq!(
-        cacheable,
-        Cacheable::No(NotCacheable::Error),
-        "and so does what they mean"
-    );
+    assert_eq!(answer.rcode(), Rcode::BADVERS, "the high bits of the rcode stay");
+    assert_eq!(cacheable, Cacheable::No(NotCacheable::Error), "and so does what they mean");
 
     let reply = reply(answer, 100);
     let message = Message::from_vec(&reply).unwrap();
-    let owners: Vec<_> = message
-        .additionals
-        .iter()
-        .map(|record| record.name.to_string())
-        .collect();
+    let owners: Vec<_> = message.additionals.iter().map(|record| record.name.to_string()).collect();
     assert_eq!(owners, ["ns.example.", "ns.example."]);
 }
 
 #[test]
 fn what_hickory_cannot_read_loses_the_additional_records_behind_opt() {
-    let draft = response(Rcode::NOERROR)
-        .address(60)
-        .opt(1_232, 0, &[])
-        .record(
-            ADDITIONAL,
-            &wire("ns.example"),
-            RecordType::A,
-            40,
-            &[1, 2, 3],
-        );
+    let draft = response(Rcode::NOERROR).address(60).opt(1_232, 0, &[]).record(
+        ADDITIONAL,
+        &wire("ns.example"),
+        RecordType::A,
+        40,
+        &[1, 2, 3],
+    );
     let (cacheable, out) = packed(&draft, &BOUNDS);
     assert_eq!(Packed::new(&out).counts(), [1, 0, 0]);
     assert_eq!(cacheable, seconds(60));
@@ -330,10 +247,7 @@ fn what_hickory_cannot_read_loses_the_additional_records_behind_opt() {
 
 /// The reply to a plain query for `www.example`, at some second.
 fn reply(answer: Packed<'_>, now: u64) -> Vec<u8> {
-    let query = Draft::new(1, 0)
-        .question("WWW.example", RecordType::A)
-        .opt(1_232, 0, &[])
-        .0;
+    let query = Draft::new(1, 0).question("WWW.example", RecordType::A).opt(1_232, 0, &[]).0;
     let asker = QueryView::parse(&query).unwrap().asker(65_535);
     let mut out = vec![0; 65_535];
     let settings = ReplySettings { udp_size: 1_232 };

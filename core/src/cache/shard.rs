@@ -48,9 +48,7 @@ impl Shard {
 
     /// The answer under this key, which becomes the most recently used.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Packed<'_>> {
-        self.table
-            .get_key_value(key)
-            .map(|(entry, ())| Packed::new(entry.packed()))
+        self.table.get_key_value(key).map(|(entry, ())| Packed::new(entry.packed()))
     }
 
     /// Puts an answer in place of what was there, and evicts what is in the way.
@@ -101,27 +99,18 @@ impl Shard {
     pub(super) fn recount(&self) -> (usize, usize) {
         let octets = self.table.iter().map(|(entry, ())| entry.octets.len());
         octets.fold((0, 0), |(entries, bytes), octets| {
-            (
-                usize::saturating_add(entries, 1),
-                usize::saturating_add(bytes, octets),
-            )
+            (usize::saturating_add(entries, 1), usize::saturating_add(bytes, octets))
         })
     }
 
     fn evict(&mut self) {
-        let (entry, ()) = self
-            .table
-            .pop_lru()
-            .expect("a shard over its bounds holds an entry");
+        let (entry, ()) = self.table.pop_lru().expect("a shard over its bounds holds an entry");
         self.discount(&entry);
         self.evictions = self.evictions.saturating_add(1);
     }
 
     fn discount(&mut self, entry: &Entry) {
-        self.bytes = self
-            .bytes
-            .checked_sub(entry.octets.len())
-            .expect("each entry was counted");
+        self.bytes = self.bytes.checked_sub(entry.octets.len()).expect("each entry was counted");
     }
 }
 
@@ -134,24 +123,17 @@ struct Entry {
 impl Entry {
     fn new(key: &[u8], packed: &[u8]) -> Self {
         let key_octets = u16::try_from(key.len()).expect("keys are at most KEY_OCTETS long");
-        Self {
-            octets: [key, packed].concat().into_boxed_slice(),
-            key_octets,
-        }
+        Self { octets: [key, packed].concat().into_boxed_slice(), key_octets }
     }
 
     fn packed(&self) -> &[u8] {
-        self.octets
-            .get(usize::from(self.key_octets)..)
-            .unwrap_or_default()
+        self.octets.get(usize::from(self.key_octets)..).unwrap_or_default()
     }
 }
 
 impl Borrow<[u8]> for Entry {
     fn borrow(&self) -> &[u8] {
-        self.octets
-            .get(..usize::from(self.key_octets))
-            .unwrap_or_default()
+        self.octets.get(..usize::from(self.key_octets)).unwrap_or_default()
     }
 }
 

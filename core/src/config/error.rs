@@ -107,11 +107,7 @@ fn write_place(
             None => write!(f, "{file}: ")?,
         }
     }
-    if path.is_empty() {
-        Ok(())
-    } else {
-        write!(f, "{path}: ")
-    }
+    if path.is_empty() { Ok(()) } else { write!(f, "{path}: ") }
 }
 
 /// Where a value stands in the table that the configuration returns. Cheap to clone.
@@ -157,10 +153,7 @@ impl Path {
     }
 
     fn step(&self, segment: Segment) -> Self {
-        Self(Some(Rc::new(Step {
-            parent: self.clone(),
-            segment,
-        })))
+        Self(Some(Rc::new(Step { parent: self.clone(), segment })))
     }
 }
 
@@ -182,9 +175,7 @@ impl fmt::Display for Path {
 fn is_identifier(key: &str) -> bool {
     !key.is_empty()
         && !key.starts_with(|first: char| first.is_ascii_digit())
-        && key
-            .chars()
-            .all(|char| char.is_ascii_alphanumeric() || char == '_')
+        && key.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
 /// Collects what is found while the configuration is read; the lines are looked up afterwards.
@@ -209,21 +200,13 @@ const FINDINGS: usize = 200;
 impl Report {
     /// Adds an error.
     pub(super) fn error(&self, path: &Path, message: String, expected: &str) {
-        let finding = Finding {
-            path: path.clone(),
-            message,
-            expected: expected.to_owned(),
-        };
+        let finding = Finding { path: path.clone(), message, expected: expected.to_owned() };
         push_bounded(&mut self.errors.borrow_mut(), finding);
     }
 
     /// Adds a warning.
     pub(super) fn warning(&self, path: &Path, message: String) {
-        let finding = Finding {
-            path: path.clone(),
-            message,
-            expected: String::new(),
-        };
+        let finding = Finding { path: path.clone(), message, expected: String::new() };
         push_bounded(&mut self.warnings.borrow_mut(), finding);
     }
 
@@ -253,10 +236,7 @@ mod tests {
     fn paths_look_like_lua() {
         let path = Path::default().key("upstreams").index(2).key("addr");
         assert_eq!(path.to_string(), "upstreams[2].addr");
-        assert_eq!(
-            Path::default().key("a b").key("c-d").to_string(),
-            "[\"a b\"][\"c-d\"]"
-        );
+        assert_eq!(Path::default().key("a b").key("c-d").to_string(), "[\"a b\"][\"c-d\"]");
         assert_eq!(Path::default().to_string(), "");
     }
 

@@ -51,10 +51,7 @@ enum Shape<'t> {
 impl<'t> Lines<'t> {
     /// Reads the sources of the configuration file, the first, and those it included.
     pub(super) fn new(files: &'t [Text]) -> Self {
-        let sources = files
-            .iter()
-            .map(|file| Parser::new(&file.text).source())
-            .collect();
+        let sources = files.iter().map(|file| Parser::new(&file.text).source()).collect();
         Self { files, sources }
     }
 
@@ -114,10 +111,7 @@ struct Parser<'t> {
 
 impl<'t> Parser<'t> {
     fn new(text: &'t str) -> Self {
-        Self {
-            tokens: tokenize(text),
-            at: 0,
-        }
+        Self { tokens: tokenize(text), at: 0 }
     }
 
     /// Notes what is assigned to variables outside of all brackets, and what the file returns.
@@ -134,24 +128,16 @@ impl<'t> Parser<'t> {
                 (Kind::Word, name) if brackets == 0 && !matches!(before, "." | ":") => {
                     if let Some(node) = self.assigned() {
                         // What is assigned twice is not known.
-                        variables
-                            .entry(name)
-                            .and_modify(|known| *known = None)
-                            .or_insert(node);
+                        variables.entry(name).and_modify(|known| *known = None).or_insert(node);
                     }
                 }
                 _ => {}
             }
             before = token.text;
         }
-        let variables = variables
-            .into_iter()
-            .filter_map(|(name, node)| Some((name, node?)))
-            .collect();
-        Source {
-            returned,
-            variables,
-        }
+        let variables =
+            variables.into_iter().filter_map(|(name, node)| Some((name, node?))).collect();
+        Source { returned, variables }
     }
 
     /// Reads the expression of a `return` and goes back to where it was. `None` if something
@@ -195,16 +181,10 @@ impl<'t> Parser<'t> {
             _ => Shape::Other,
         };
         if !matches!(shape, Shape::Other) && !self.goes_on() {
-            return Some(Node {
-                line: first.line,
-                shape,
-            });
+            return Some(Node { line: first.line, shape });
         }
         self.skip_expression()?;
-        Some(Node {
-            line: first.line,
-            shape: Shape::Other,
-        })
+        Some(Node { line: first.line, shape: Shape::Other })
     }
 
     /// Whether the expression that was just read is only the start of a longer one.
@@ -237,10 +217,7 @@ impl<'t> Parser<'t> {
             }
             node.line = first.line;
             entries.insert(key, node);
-            if self
-                .peek()
-                .is_some_and(|token| matches!(token.text, "," | ";"))
-            {
+            if self.peek().is_some_and(|token| matches!(token.text, "," | ";")) {
                 self.at += 1;
             }
         }
@@ -254,10 +231,7 @@ impl<'t> Parser<'t> {
             self.at += 2;
             return Some(Segment::Key(first.text.to_owned()));
         }
-        let quoted = self
-            .tokens
-            .get(self.at + 1)
-            .filter(|token| token.kind == Kind::Text)?;
+        let quoted = self.tokens.get(self.at + 1).filter(|token| token.kind == Kind::Text)?;
         if first.text == "[" && text(2) == Some("]") && text(3) == Some("=") {
             let key = Segment::Key(quoted.text.to_owned());
             self.at += 4;
@@ -342,11 +316,7 @@ impl<'t> Parser<'t> {
                 }
                 _ => {}
             }
-            before = if token.kind == Kind::Text {
-                ""
-            } else {
-                token.text
-            };
+            before = if token.kind == Kind::Text { "" } else { token.text };
         }
     }
 
@@ -386,11 +356,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str, path: &[&str]) -> Option<u32> {
-        let files = [Text {
-            name: "a.lua".into(),
-            folder: String::new(),
-            text: text.into(),
-        }];
+        let files = [Text { name: "a.lua".into(), folder: String::new(), text: text.into() }];
         let segment = |step: &&str| match step.parse() {
             Ok(index) => Segment::Index(index),
             Err(_) => Segment::Key((*step).to_owned()),
@@ -405,11 +371,7 @@ mod tests {
         assert_eq!(line(text, &["a"]), Some(2));
         assert_eq!(line(text, &["b", "1"]), Some(4));
         assert_eq!(line(text, &["b", "2", "c"]), Some(5));
-        assert_eq!(
-            line(text, &["b", "2", "d"]),
-            Some(4),
-            "the table that lacks it"
-        );
+        assert_eq!(line(text, &["b", "2", "d"]), Some(4), "the table that lacks it");
         assert_eq!(line(text, &["a", "x"]), Some(2));
         assert_eq!(line(text, &["x"]), Some(1));
         assert_eq!(line(text, &[]), None);
@@ -465,15 +427,9 @@ mod tests {
     #[test]
     fn only_the_last_statement_counts() {
         assert_eq!(line("if x then return {\n a = 1 } end", &["a"]), None);
+        assert_eq!(line("if x then return {\n a = 1 } end return f()", &["a"]), None);
         assert_eq!(
-            line("if x then return {\n a = 1 } end return f()", &["a"]),
-            None
-        );
-        assert_eq!(
-            line(
-                "function f() return {\n a = 1 } end\nreturn {\n a = 2 };",
-                &["a"]
-            ),
+            line("function f() return {\n a = 1 } end\nreturn {\n a = 2 };", &["a"]),
             Some(4)
         );
         assert_eq!(line("return merge({\n a = 1 })", &["a"]), None);

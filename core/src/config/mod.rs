@@ -98,17 +98,11 @@ pub fn load(source: &Source, host: &dyn Host) -> Result<Loaded, ConfigErrors> {
     let first = Attempt::new(source, host, &resolvers);
     // Which resolvers are our own listeners is known only now. Then the script runs again without
     // them, so that it can do something about an empty list.
-    let Some(listeners) = first
-        .listeners()
-        .filter(|_| first.evaluation.asked_resolvers)
-    else {
+    let Some(listeners) = first.listeners().filter(|_| first.evaluation.asked_resolvers) else {
         return first.finish(&resolvers);
     };
-    let others: Vec<SocketAddr> = resolvers
-        .iter()
-        .copied()
-        .filter(|addr| !is_listener(*addr, &listeners, host))
-        .collect();
+    let others: Vec<SocketAddr> =
+        resolvers.iter().copied().filter(|addr| !is_listener(*addr, &listeners, host)).collect();
     if others.len() == resolvers.len() {
         return first.finish(&resolvers);
     }
@@ -149,11 +143,7 @@ impl Attempt {
                 None
             }
         };
-        Self {
-            evaluation,
-            read,
-            report,
-        }
+        Self { evaluation, read, report }
     }
 
     fn listeners(&self) -> Option<Vec<ListenSocket>> {
@@ -162,53 +152,32 @@ impl Attempt {
 
     /// Gives every finding its line.
     fn finish(self, resolvers: &[SocketAddr]) -> Result<Loaded, ConfigErrors> {
-        let Self {
-            evaluation,
-            read,
-            report,
-        } = self;
+        let Self { evaluation, read, report } = self;
         let (errors, warnings) = report.into_parts();
         // Without a finding the source need not be read again; a script that failed has none.
         let found = !errors.is_empty() || !warnings.is_empty();
         let places = Places::new(&evaluation, found);
-        let mut errors: Vec<ConfigError> = errors
-            .into_iter()
-            .map(|finding| places.error(finding))
-            .collect();
+        let mut errors: Vec<ConfigError> =
+            errors.into_iter().map(|finding| places.error(finding)).collect();
         if let Err(message) = &evaluation.result {
             errors.push(places.script_error(message));
         }
         let mut snapshot = None;
-        let mut files: Vec<String> = evaluation
-            .files
-            .iter()
-            .skip(1)
-            .map(|file| file.name.clone())
-            .collect();
+        let mut files: Vec<String> =
+            evaluation.files.iter().skip(1).map(|file| file.name.clone()).collect();
         if let Some(read) = read {
             files.extend(read.files);
             snapshot = Some(read.snapshot);
         }
         let no_resolvers = evaluation.asked_resolvers && resolvers.is_empty();
-        if no_resolvers
-            && snapshot
-                .as_ref()
-                .is_some_and(|read| read.upstreams.is_empty())
-        {
+        if no_resolvers && snapshot.as_ref().is_some_and(|read| read.upstreams.is_empty()) {
             errors.push(places.no_resolvers());
         }
         match snapshot {
             Some(snapshot) if errors.is_empty() => {
-                let said = evaluation
-                    .messages
-                    .iter()
-                    .map(|message| places.message(message));
+                let said = evaluation.messages.iter().map(|message| places.message(message));
                 let warnings = warnings.into_iter().map(|finding| places.warning(finding));
-                Ok(Loaded {
-                    snapshot,
-                    warnings: said.chain(warnings).collect(),
-                    files,
-                })
+                Ok(Loaded { snapshot, warnings: said.chain(warnings).collect(), files })
             }
             _ => {
                 errors
@@ -228,15 +197,8 @@ struct Places<'e> {
 impl<'e> Places<'e> {
     /// Knows the lines only if there are findings that have some.
     fn new(evaluation: &'e Evaluation, found: bool) -> Self {
-        let files = if found {
-            evaluation.files.as_slice()
-        } else {
-            &[]
-        };
-        Self {
-            evaluation,
-            lines: Lines::new(files),
-        }
+        let files = if found { evaluation.files.as_slice() } else { &[] };
+        Self { evaluation, lines: Lines::new(files) }
     }
 
     fn error(&self, finding: Finding) -> ConfigError {
@@ -253,12 +215,7 @@ impl<'e> Places<'e> {
     fn warning(&self, finding: Finding) -> Warning {
         let (file, line) = self.lines.find(&finding.path.segments());
         let path = finding.path.to_string();
-        Warning {
-            path,
-            file: self.file(file),
-            line,
-            message: finding.message,
-        }
+        Warning { path, file: self.file(file), line, message: finding.message }
     }
 
     fn script_error(&self, message: &Message) -> ConfigError {
@@ -292,10 +249,6 @@ impl<'e> Places<'e> {
     }
 
     fn file(&self, file: usize) -> String {
-        self.evaluation
-            .files
-            .get(file)
-            .map(|file| file.name.clone())
-            .unwrap_or_default()
+        self.evaluation.files.get(file).map(|file| file.name.clone()).unwrap_or_default()
     }
 }

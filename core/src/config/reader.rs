@@ -32,31 +32,21 @@ pub(super) struct Item<'v> {
 impl<'v> Section<'v> {
     /// The section at the top.
     pub(super) fn top(value: &'v Value, report: &'v Report) -> Self {
-        Item {
-            path: Path::default(),
-            value,
-            report,
-        }
-        .section()
+        Item { path: Path::default(), value, report }.section()
     }
 
     /// A value, if it is there.
     pub(super) fn item(&mut self, key: &'static str) -> Option<Item<'v>> {
         self.known.push(key);
         let value = self.entries?.get(key)?;
-        Some(Item {
-            path: self.path.key(key),
-            value,
-            report: self.report,
-        })
+        Some(Item { path: self.path.key(key), value, report: self.report })
     }
 
     /// A value, or an error that it is missing.
     pub(super) fn required(&mut self, key: &'static str, expected: &str) -> Option<Item<'v>> {
         let item = self.item(key);
         if item.is_none() {
-            self.report
-                .error(&self.path.key(key), "is missing".to_owned(), expected);
+            self.report.error(&self.path.key(key), "is missing".to_owned(), expected);
         }
         item
     }
@@ -81,9 +71,7 @@ impl<'v> Section<'v> {
 
     /// `true` or `false`.
     pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
-        self.item(key)
-            .and_then(|item| item.boolean())
-            .unwrap_or(default)
+        self.item(key).and_then(|item| item.boolean()).unwrap_or(default)
     }
 
     /// A whole number within bounds.
@@ -93,9 +81,7 @@ impl<'v> Section<'v> {
         range: RangeInclusive<u64>,
         default: T,
     ) -> T {
-        self.item(key)
-            .and_then(|item| item.integer(range))
-            .unwrap_or(default)
+        self.item(key).and_then(|item| item.integer(range)).unwrap_or(default)
     }
 
     /// A whole number of milliseconds within bounds.
@@ -115,9 +101,7 @@ impl<'v> Section<'v> {
         words: &[(&str, T)],
         default: T,
     ) -> T {
-        self.item(key)
-            .and_then(|item| item.choice(words))
-            .unwrap_or(default)
+        self.item(key).and_then(|item| item.choice(words)).unwrap_or(default)
     }
 
     /// Reports an error of one of this section's keys.
@@ -138,11 +122,7 @@ impl<'v> Section<'v> {
                 Some(known) => format!("another key: did you mean {known:?}?"),
                 None => "a known key".to_owned(),
             };
-            self.report.error(
-                &self.path.key(key),
-                "is not a known key".to_owned(),
-                &expected,
-            );
+            self.report.error(&self.path.key(key), "is not a known key".to_owned(), &expected);
         }
     }
 }
@@ -155,12 +135,7 @@ impl<'v> Item<'v> {
             Value::Empty => None,
             _ => self.wrong("a table"),
         };
-        Section {
-            path: self.path,
-            entries,
-            known: Vec::new(),
-            report: self.report,
-        }
+        Section { path: self.path, entries, known: Vec::new(), report: self.report }
     }
 
     /// The value as a list.
@@ -202,11 +177,9 @@ impl<'v> Item<'v> {
             _ => None,
         };
         match number.filter(|number| range.contains(number)) {
-            Some(number) => Some(
-                T::try_from(number)
-                    .ok()
-                    .expect("the range fits the type it is read into"),
-            ),
+            Some(number) => {
+                Some(T::try_from(number).ok().expect("the range fits the type it is read into"))
+            }
             None => {
                 let (first, last) = range.into_inner();
                 self.wrong(&format!("a whole number from {first} to {last}"))
@@ -218,11 +191,7 @@ impl<'v> Item<'v> {
     pub(super) fn number(&self, range: RangeInclusive<f64>) -> Option<f64> {
         match self.value {
             Value::Number(number) if range.contains(number) => Some(*number),
-            _ => self.wrong(&format!(
-                "a number from {} to {}",
-                range.start(),
-                range.end()
-            )),
+            _ => self.wrong(&format!("a number from {} to {}", range.start(), range.end())),
         }
     }
 
@@ -244,26 +213,16 @@ impl<'v> Item<'v> {
 
     /// The value as one of some words, in any letter case.
     pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        let list = || {
-            words
-                .iter()
-                .map(|(word, _)| *word)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let list = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let Value::Text(text) = self.value else {
             return self.wrong(&format!("one of {}", list()));
         };
-        let found = words
-            .iter()
-            .find(|(word, _)| word.eq_ignore_ascii_case(text));
+        let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         if let Some((_, meaning)) = found {
             return Some(*meaning);
         }
         let similar = most_similar(text, words.iter().map(|(word, _)| *word));
-        let hint = similar
-            .map(|word| format!(" (did you mean {word:?}?)"))
-            .unwrap_or_default();
+        let hint = similar.map(|word| format!(" (did you mean {word:?}?)")).unwrap_or_default();
         self.wrong(&format!("one of {}{hint}", list()))
     }
 
@@ -286,15 +245,13 @@ impl<'v> Item<'v> {
     pub(super) fn error(&self, message: &str, expected: &str) {
         // What cannot be in a configuration at all has been reported already.
         if *self.value != Value::Invalid {
-            self.report
-                .error(&self.path, format!("{} {message}", self.value), expected);
+            self.report.error(&self.path, format!("{} {message}", self.value), expected);
         }
     }
 
     /// Reports a warning about the value.
     pub(super) fn warning(&self, message: &str) {
-        self.report
-            .warning(&self.path, format!("{} {message}", self.value));
+        self.report.warning(&self.path, format!("{} {message}", self.value));
     }
 
     /// Reports that the value is not what is expected.
@@ -323,16 +280,9 @@ mod tests {
 
     fn errors(value: &Value, read: impl Fn(&Item<'_>)) -> Vec<String> {
         let report = Report::default();
-        read(&Item {
-            path: Path::default().key("key"),
-            value,
-            report: &report,
-        });
+        read(&Item { path: Path::default().key("key"), value, report: &report });
         let (errors, _) = report.into_parts();
-        errors
-            .into_iter()
-            .map(|error| format!("{}; {}", error.message, error.expected))
-            .collect()
+        errors.into_iter().map(|error| format!("{}; {}", error.message, error.expected)).collect()
     }
 
     #[test]
@@ -340,26 +290,14 @@ mod tests {
         let report = Report::default();
         let read = |number: f64| {
             let value = Value::Number(number);
-            let item = Item {
-                path: Path::default(),
-                value: &value,
-                report: &report,
-            };
+            let item = Item { path: Path::default(), value: &value, report: &report };
             item.integer::<u16>(1..=65_535)
         };
         assert_eq!(
             (read(1.0), read(2_000.0), read(65_535.0)),
             (Some(1), Some(2_000), Some(65_535))
         );
-        for wrong in [
-            0.0,
-            -1.0,
-            2_000.5,
-            65_536.0,
-            1e300,
-            f64::INFINITY,
-            f64::NEG_INFINITY,
-        ] {
+        for wrong in [0.0, -1.0, 2_000.5, 65_536.0, 1e300, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(report.into_parts().0.len(), 7);

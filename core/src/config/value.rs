@@ -39,13 +39,7 @@ pub(super) enum Value {
 impl Value {
     /// Takes a value out of the VM; what cannot be in a configuration is reported.
     pub(super) fn from_lua(value: &Lua, report: &Report) -> Self {
-        let mut taker = Taker {
-            report,
-            values: 0,
-            octets: 0,
-            full: false,
-            above: Vec::new(),
-        };
+        let mut taker = Taker { report, values: 0, octets: 0, full: false, above: Vec::new() };
         taker.take(value, &Path::default())
     }
 }
@@ -90,20 +84,14 @@ impl Taker<'_> {
     fn take(&mut self, value: &Lua, path: &Path) -> Value {
         self.values += 1;
         if self.values > VALUES {
-            self.fill(
-                path,
-                format!("the configuration has more than {VALUES} values"),
-            );
+            self.fill(path, format!("the configuration has more than {VALUES} values"));
         }
         if self.full {
             return Value::Invalid;
         }
         match value {
             Lua::Boolean(value) => Value::Boolean(*value),
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "numbers of Luau are f64 to begin with"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "numbers of Luau are f64 to begin with")]
             Lua::Integer(value) => Value::Number(*value as f64),
             Lua::Number(value) if value.is_nan() => self.invalid(path, "is not a number (NaN)"),
             Lua::Number(value) => Value::Number(*value),
@@ -170,10 +158,7 @@ impl Taker<'_> {
     /// A list has no gaps: `{ nil, "b" }` is a mistake, not a list of one.
     fn list(&mut self, mut entries: Vec<(usize, Value)>, path: &Path) -> Value {
         entries.sort_unstable_by_key(|(index, _)| *index);
-        let gap = entries
-            .iter()
-            .zip(1..)
-            .find(|((index, _), place)| index != place);
+        let gap = entries.iter().zip(1..).find(|((index, _), place)| index != place);
         if let Some(((index, _), _)) = gap {
             return self.invalid(path, &format!("is a list with a gap before entry {index}"));
         }
@@ -209,10 +194,7 @@ impl Taker<'_> {
 fn list_index(key: &Lua) -> Option<usize> {
     let index = key.as_i64().or_else(|| {
         let number = key.as_f64()?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "checked to be whole and small"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
         (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64)
     })?;
     usize::try_from(index).ok().filter(|index| *index > 0)

@@ -97,11 +97,7 @@ pub(super) fn evaluate(
     let budget = Rc::new(Budget::new(host));
     let result = run.main(&budget, report);
     Evaluation {
-        result: if budget.spent.get() {
-            Err(run.timed_out())
-        } else {
-            result
-        },
+        result: if budget.spent.get() { Err(run.timed_out()) } else { result },
         messages: run.messages.into_inner(),
         files: run.files.into_inner(),
         asked_resolvers: run.asked_resolvers.get(),
@@ -124,14 +120,8 @@ impl Run<'_> {
         let lua = vm(budget).map_err(|error| self.message(&error))?;
         let value = lua.scope(|scope| {
             let globals = lua.globals();
-            globals.set(
-                "env",
-                scope.create_function(|lua, args| self.env(lua, args))?,
-            )?;
-            globals.set(
-                "include",
-                scope.create_function(|lua, name| self.include(lua, name))?,
-            )?;
+            globals.set("env", scope.create_function(|lua, args| self.env(lua, args))?)?;
+            globals.set("include", scope.create_function(|lua, name| self.include(lua, name))?)?;
             let resolvers = scope.create_function(|_, ()| Ok(self.system_resolvers()))?;
             globals.set("system_resolvers", resolvers)?;
             let warn = scope.create_function(|lua, args| self.warn(lua, args))?;
@@ -141,10 +131,7 @@ impl Run<'_> {
             match self.run_file(&lua, 0)? {
                 table @ mlua::Value::Table(_) => Ok(Ok(Value::from_lua(&table, report))),
                 other => Ok(Err(Message {
-                    place: Place {
-                        file: 0,
-                        line: None,
-                    },
+                    place: Place { file: 0, line: None },
                     message: format!("the file returns {}", article(other.type_name())),
                     expected: "one table",
                 })),
@@ -155,20 +142,11 @@ impl Run<'_> {
 
     /// Runs one of the files and gives what it returns.
     fn run_file(&self, lua: &Lua, file: usize) -> mlua::Result<mlua::Value> {
-        let text = self
-            .files
-            .borrow()
-            .get(file)
-            .map(|file| file.text.clone())
-            .unwrap_or_default();
+        let text = self.files.borrow().get(file).map(|file| file.text.clone()).unwrap_or_default();
         self.stack.borrow_mut().push(file);
         // Bytecode is not accepted: it is not checked before it is run.
         let mode = mlua::chunk::ChunkMode::Text;
-        let result = lua
-            .load(text)
-            .set_name(chunk_name(file))
-            .set_mode(mode)
-            .eval();
+        let result = lua.load(text).set_name(chunk_name(file)).set_mode(mode).eval();
         self.stack.borrow_mut().pop();
         result
     }
@@ -211,19 +189,13 @@ impl Run<'_> {
         let stack = self.stack.borrow().clone();
         let folder = self.folder(stack.last().copied().unwrap_or_default());
         let path = resolve(&folder, &name);
-        let on_stack = |file: &usize| {
-            self.files
-                .borrow()
-                .get(*file)
-                .is_some_and(|file| file.name == path)
-        };
+        let on_stack =
+            |file: &usize| self.files.borrow().get(*file).is_some_and(|file| file.name == path);
         if stack.iter().any(on_stack) || self.is_main(&path) {
             return Err(fail(format!("include: {path:?} includes itself")));
         }
         if stack.len() > INCLUDE_DEPTH {
-            return Err(fail(format!(
-                "include: more than {INCLUDE_DEPTH} files deep"
-            )));
+            return Err(fail(format!("include: more than {INCLUDE_DEPTH} files deep")));
         }
         if self.files.borrow().len() > INCLUDES {
             return Err(fail(format!("include: more than {INCLUDES} files")));
@@ -232,19 +204,11 @@ impl Run<'_> {
         let text = text.map_err(|error| fail(format!("include: cannot read {path:?}: {error}")))?;
         let file = self.files.borrow().len();
         let folder = parent(&path).to_owned();
-        self.files.borrow_mut().push(Text {
-            name: path.clone(),
-            folder,
-            text,
-        });
+        self.files.borrow_mut().push(Text { name: path.clone(), folder, text });
         let value = self.run_file(lua, file)?;
         if !value.is_table() {
             let kind = article(value.type_name());
-            return Err(self.raise(
-                lua,
-                &format!("include: {path:?} returns {kind}"),
-                "one table",
-            ));
+            return Err(self.raise(lua, &format!("include: {path:?} returns {kind}"), "one table"));
         }
         Ok(value)
     }
@@ -265,11 +229,7 @@ impl Run<'_> {
         let message = message.chars().take(MESSAGE_CHARS).collect();
         let mut messages = self.messages.borrow_mut();
         if messages.len() < MESSAGES {
-            messages.push(Message {
-                place: self.caller(lua),
-                message,
-                expected: "",
-            });
+            messages.push(Message { place: self.caller(lua), message, expected: "" });
         }
         Ok(())
     }
@@ -277,27 +237,18 @@ impl Run<'_> {
     /// An error of one of our functions, at the place that called it.
     fn raise(&self, lua: &Lua, message: &str, expected: &'static str) -> mlua::Error {
         let message = message.to_owned();
-        mlua::Error::external(Message {
-            place: self.caller(lua),
-            message,
-            expected,
-        })
+        mlua::Error::external(Message { place: self.caller(lua), message, expected })
     }
 
     /// The place that called the function of ours that runs now.
     fn caller(&self, lua: &Lua) -> Place {
         let place = lua.inspect_stack(1, |debug| {
-            let line = debug
-                .current_line()
-                .and_then(|line| u32::try_from(line).ok());
+            let line = debug.current_line().and_then(|line| u32::try_from(line).ok());
             let source = debug.source();
             let file = source.short_src.as_deref().and_then(file_of_chunk)?;
             Some(Place { file, line })
         });
-        place.flatten().unwrap_or(Place {
-            file: self.current(),
-            line: None,
-        })
+        place.flatten().unwrap_or(Place { file: self.current(), line: None })
     }
 
     /// The file that is being evaluated.
@@ -306,11 +257,7 @@ impl Run<'_> {
     }
 
     fn folder(&self, file: usize) -> String {
-        self.files
-            .borrow()
-            .get(file)
-            .map(|file| file.folder.clone())
-            .unwrap_or_default()
+        self.files.borrow().get(file).map(|file| file.folder.clone()).unwrap_or_default()
     }
 
     /// Whether a path is that of the configuration file itself, however it was named.
@@ -324,10 +271,7 @@ impl Run<'_> {
 
     /// What Lua's error says, and where.
     fn message(&self, error: &mlua::Error) -> Message {
-        let unplaced = Place {
-            file: 0,
-            line: None,
-        };
+        let unplaced = Place { file: 0, line: None };
         if let Some(ours) = error.downcast_ref::<Message>() {
             return ours.clone();
         }
@@ -335,11 +279,7 @@ impl Run<'_> {
             mlua::Error::CallbackError { cause, .. } => return self.message(cause),
             mlua::Error::MemoryError(_) => {
                 let message = format!("the script needs more than {} MiB", MEMORY_OCTETS >> 20);
-                return Message {
-                    place: unplaced,
-                    message,
-                    expected: "",
-                };
+                return Message { place: unplaced, message, expected: "" };
             }
             mlua::Error::SyntaxError { message, .. } => message.clone(),
             mlua::Error::RuntimeError(message) => message.clone(),
@@ -349,11 +289,7 @@ impl Run<'_> {
         // Luau's own functions do not say where they were called.
         let (place, text) =
             split_place(text).unwrap_or_else(|| (first_place(traceback).unwrap_or(unplaced), text));
-        Message {
-            place,
-            message: self.with_names(text),
-            expected: "",
-        }
+        Message { place, message: self.with_names(text), expected: "" }
     }
 
     /// Names the files where the VM knows them by number only.
@@ -368,14 +304,7 @@ impl Run<'_> {
 
     fn timed_out(&self) -> Message {
         let message = format!("the script runs longer than {} seconds", TIME.as_secs());
-        Message {
-            place: Place {
-                file: self.current(),
-                line: None,
-            },
-            message,
-            expected: "",
-        }
+        Message { place: Place { file: self.current(), line: None }, message, expected: "" }
     }
 }
 
@@ -393,11 +322,7 @@ impl Budget {
             let deadline = clock() + TIME;
             (clock, deadline)
         });
-        Self {
-            clock,
-            points: Cell::new(0),
-            spent: Cell::new(false),
-        }
+        Self { clock, points: Cell::new(0), spent: Cell::new(false) }
     }
 
     /// Counts a point at which the script can be stopped.
@@ -443,18 +368,13 @@ fn file_of_chunk(name: &str) -> Option<usize> {
 fn split_place(text: &str) -> Option<(Place, &str)> {
     let (file, rest) = text.split_once(':')?;
     let (line, message) = rest.split_once(": ")?;
-    let place = Place {
-        file: file_of_chunk(file)?,
-        line: Some(line.parse().ok()?),
-    };
+    let place = Place { file: file_of_chunk(file)?, line: Some(line.parse().ok()?) };
     Some((place, message))
 }
 
 /// The innermost place that a traceback names.
 fn first_place(traceback: &str) -> Option<Place> {
-    traceback
-        .lines()
-        .find_map(|line| split_place(line.trim_start()).map(|(place, _)| place))
+    traceback.lines().find_map(|line| split_place(line.trim_start()).map(|(place, _)| place))
 }
 
 /// A path as seen from the folder of a file.
@@ -485,8 +405,7 @@ fn parent(path: &str) -> &str {
 
 /// Whether a file name ends with `.lua` in any letter case.
 fn is_lua_file(name: &str) -> bool {
-    name.rsplit_once('.')
-        .is_some_and(|(_, extension)| extension.eq_ignore_ascii_case("lua"))
+    name.rsplit_once('.').is_some_and(|(_, extension)| extension.eq_ignore_ascii_case("lua"))
 }
 
 fn article(kind: &str) -> String {
@@ -504,25 +423,15 @@ mod tests {
     #[test]
     fn paths_are_seen_from_the_folder() {
         assert_eq!(resolve("/etc/balancedns", "a.lua"), "/etc/balancedns/a.lua");
-        assert_eq!(
-            resolve("/etc/balancedns/", "./a.lua"),
-            "/etc/balancedns/a.lua"
-        );
+        assert_eq!(resolve("/etc/balancedns/", "./a.lua"), "/etc/balancedns/a.lua");
         assert_eq!(resolve("/etc/balancedns", "/a.lua"), "/a.lua");
         assert_eq!(resolve("", "a/b.lua"), "a/b.lua");
-        assert_eq!(
-            (parent("/a/b.lua"), parent("/b.lua"), parent("b.lua")),
-            ("/a", "/", "")
-        );
+        assert_eq!((parent("/a/b.lua"), parent("/b.lua"), parent("b.lua")), ("/a", "/", ""));
     }
 
     #[test]
     fn without_a_clock_the_points_are_counted() {
-        let budget = Budget {
-            clock: None,
-            points: Cell::new(POINTS - 2),
-            spent: Cell::new(false),
-        };
+        let budget = Budget { clock: None, points: Cell::new(POINTS - 2), spent: Cell::new(false) };
         assert!(budget.pass().is_ok());
         assert!(budget.pass().is_err());
         assert!(budget.spent.get() && budget.pass().is_err());
@@ -530,19 +439,10 @@ mod tests {
 
     #[test]
     fn places_are_split_off() {
-        let place = Place {
-            file: 2,
-            line: Some(14),
-        };
+        let place = Place { file: 2, line: Some(14) };
         assert_eq!(split_place("#2:14: no: such"), Some((place, "no: such")));
         assert_eq!(split_place("no: such: thing"), None);
         let traceback = "\n\t[C]: in ?\n\t#1:7: in function f\n\t#0:1: in function <#0:1>";
-        assert_eq!(
-            first_place(traceback),
-            Some(Place {
-                file: 1,
-                line: Some(7)
-            })
-        );
+        assert_eq!(first_place(traceback), Some(Place { file: 1, line: Some(7) }));
     }
 }

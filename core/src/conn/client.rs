@@ -122,11 +122,7 @@ impl ClientConn {
     pub(crate) fn note_written(&mut self, now: Instant, octets: usize) {
         self.sent = self.handed.min(self.sent + octets as u64);
         self.active_at = now;
-        while self
-            .unsent
-            .front()
-            .is_some_and(|(end, _)| *end <= self.sent)
-        {
+        while self.unsent.front().is_some_and(|(end, _)| *end <= self.sent) {
             self.unsent.pop_front();
         }
     }
@@ -137,14 +133,10 @@ impl ClientConn {
             .unsent
             .front()
             .map(|(_, since)| (*since + settings.write_timeout, Overdue::Writing));
-        let reading = self
-            .message_since
-            .map(|since| (since + settings.read_timeout, Overdue::Reading));
+        let reading =
+            self.message_since.map(|since| (since + settings.read_timeout, Overdue::Reading));
         let idle = (self.is_quiet() && self.message_since.is_none())
             .then(|| (self.active_at + settings.tcp_idle_timeout, Overdue::Idle));
-        [writing, reading, idle]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [writing, reading, idle].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }

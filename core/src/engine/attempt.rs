@@ -80,14 +80,8 @@ impl Engine {
         out: &mut Out<'_>,
     ) -> Result<(), Failure> {
         let name = self.take_socket(now, upstream).ok_or(Failure::Busy)?;
-        let socket = self
-            .sockets
-            .get_mut(name)
-            .expect("a socket just taken is alive");
-        let id = socket
-            .ids
-            .allocate(handle, &mut self.rng.ids)
-            .ok_or(Failure::Busy)?;
+        let socket = self.sockets.get_mut(name).expect("a socket just taken is alive");
+        let id = socket.ids.allocate(handle, &mut self.rng.ids).ok_or(Failure::Busy)?;
         socket.queries += 1;
         let open = socket.open;
         if !open {
@@ -112,19 +106,10 @@ impl Engine {
     ) {
         let state = &mut self.upstreams[upstream];
         state.in_flight += 1;
-        let fetch = self
-            .fetches
-            .get_mut(handle)
-            .expect("an attempt belongs to a live fetch");
+        let fetch = self.fetches.get_mut(handle).expect("an attempt belongs to a live fetch");
         fetch.sends += 1;
         let deadline = fetch.deadline.min(now + state.settings.timeout);
-        fetch.attempt = Attempt {
-            via,
-            started: now,
-            deadline,
-            retransmit_at,
-            retransmits: 0,
-        };
+        fetch.attempt = Attempt { via, started: now, deadline, retransmit_at, retransmits: 0 };
         self.metrics.counters.count(Counter::UpstreamSends);
         self.arm_fetch(handle);
     }
@@ -146,10 +131,7 @@ impl Engine {
     pub(super) fn write_query_of(&self, handle: FetchHandle, id: u16, buffer: &mut [u8]) -> usize {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
         let udp_size = self.snapshot.listen.udp_size;
-        let edns = fetch.edns.then_some(UpstreamEdns {
-            udp_size,
-            dnssec_ok: fetch.dnssec_ok,
-        });
+        let edns = fetch.edns.then_some(UpstreamEdns { udp_size, dnssec_ok: fetch.dnssec_ok });
         write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns)
     }
 
@@ -296,9 +278,7 @@ impl Engine {
             return;
         };
         let upstream = fetch.candidates[fetch.cursor];
-        self.upstreams[upstream]
-            .latency
-            .record(now.since(fetch.attempt.started));
+        self.upstreams[upstream].latency.record(now.since(fetch.attempt.started));
         let rcode = view.rcode();
         let old_server = matches!(rcode, Rcode::FORMERR | Rcode::BADVERS) && fetch.edns;
         if old_server {
@@ -333,11 +313,7 @@ impl Engine {
         self.metrics.counters.count(Counter::UpstreamTruncated);
         self.release_attempt(handle, false);
         let spent = |sends| sends >= self.snapshot.routing.attempts_max;
-        if self
-            .fetches
-            .get(handle)
-            .is_some_and(|fetch| spent(fetch.sends))
-        {
+        if self.fetches.get(handle).is_some_and(|fetch| spent(fetch.sends)) {
             return self.give_up(now, handle, out);
         }
         if let Err(failure) = self.attempt_stream(now, handle, upstream) {

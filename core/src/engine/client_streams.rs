@@ -129,10 +129,9 @@ impl Engine {
     /// Who asks on this connection, if another query may be taken from it.
     fn next_query_of(&self, handle: ConnHandle) -> Option<Client> {
         match self.conns.get(handle)? {
-            Conn::Client(conn) if conn.takes_queries() => Some(Client {
-                address: conn.peer,
-                transport: conn.transport,
-            }),
+            Conn::Client(conn) if conn.takes_queries() => {
+                Some(Client { address: conn.peer, transport: conn.transport })
+            }
             Conn::Client(_) | Conn::Upstream(_) => None,
         }
     }
@@ -209,15 +208,13 @@ impl Engine {
         };
         if !conn.paused && !conn.takes_queries() {
             conn.paused = true;
-            self.actions
-                .push_back(Action::PauseReading { conn: handle });
+            self.actions.push_back(Action::PauseReading { conn: handle });
         } else if conn.paused
             && conn.in_flight <= CLIENT_PIPELINE / 2
             && conn.unsent_octets() <= CLIENT_UNSENT_OCTETS / 2
         {
             conn.paused = false;
-            self.actions
-                .push_back(Action::ResumeReading { conn: handle });
+            self.actions.push_back(Action::ResumeReading { conn: handle });
             self.resumed.push_back(handle);
         }
         let ending = conn.half_closed || self.drain.is_some();
@@ -225,10 +222,7 @@ impl Engine {
             return self.close_client(handle, CloseMode::AfterWrites);
         }
         if let Some((at, _)) = conn.due(&self.snapshot.listen)
-            && self
-                .timers
-                .deadline(conn.timer)
-                .is_none_or(|armed| at < armed)
+            && self.timers.deadline(conn.timer).is_none_or(|armed| at < armed)
         {
             self.timers.set(conn.timer, at.max(now));
         }
@@ -256,8 +250,7 @@ impl Engine {
     /// Closes a client's connection from our side.
     pub(super) fn close_client(&mut self, handle: ConnHandle, mode: CloseMode) {
         self.forget_client(handle);
-        self.actions
-            .push_back(Action::CloseConn { conn: handle, mode });
+        self.actions.push_back(Action::CloseConn { conn: handle, mode });
     }
 
     /// Takes a connection out of all tables.

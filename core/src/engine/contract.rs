@@ -118,10 +118,7 @@ impl From<&std::io::Error> for IoFailure {
             (Kind::OutOfMemory, Self::NoResources),
             (Kind::Unsupported, Self::Unsupported),
         ];
-        known
-            .iter()
-            .find(|(known, _)| *known == kind)
-            .map_or(Self::Other, |(_, class)| *class)
+        known.iter().find(|(known, _)| *known == kind).map_or(Self::Other, |(_, class)| *class)
     }
 }
 

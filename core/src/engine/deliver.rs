@@ -33,9 +33,7 @@ impl Engine {
         out: &mut Out<'_>,
         write: impl FnOnce(&mut [u8], &Asker<'_>, ReplySettings) -> usize,
     ) {
-        let settings = ReplySettings {
-            udp_size: self.snapshot.listen.udp_size,
-        };
+        let settings = ReplySettings { udp_size: self.snapshot.listen.udp_size };
         let asker = waiter.asker();
         match waiter.reply_to {
             ReplyTo::Datagram(via) => {
@@ -66,14 +64,7 @@ impl Engine {
 
     /// Logs a query that was answered at once, if queries are logged.
     pub(super) fn log_written(&mut self, now: Instant, client: Client, written: &Written<'_>) {
-        self.log_query(
-            now,
-            client,
-            &written.asker,
-            written.rcode,
-            written.reason,
-            now,
-        );
+        self.log_query(now, client, &written.asker, written.rcode, written.reason, now);
     }
 
     fn log_query(

@@ -149,22 +149,13 @@ impl EventGate {
         }
         let window = &mut self.kinds[event.kind()];
         let mut summary = None;
-        let over = window
-            .started
-            .is_none_or(|at| now.since(at) >= Duration::from_secs(1));
+        let over = window.started.is_none_or(|at| now.since(at) >= Duration::from_secs(1));
         if over {
             if window.kept_back > 0 {
                 let count = window.kept_back;
-                summary = Some(Event::Suppressed {
-                    event: event.name(),
-                    count,
-                });
+                summary = Some(Event::Suppressed { event: event.name(), count });
             }
-            *window = Window {
-                started: Some(now),
-                passed: 0,
-                kept_back: 0,
-            };
+            *window = Window { started: Some(now), passed: 0, kept_back: 0 };
         }
         if window.passed == EVENTS_PER_KIND_AND_SECOND {
             window.kept_back += 1;
@@ -188,12 +179,6 @@ mod tests {
         assert_eq!(passed, EVENTS_PER_KIND_AND_SECOND as usize);
         let (passes, summary) = gate.admit(start + Duration::from_secs(1), &event);
         assert!(passes);
-        assert_eq!(
-            summary,
-            Some(Event::Suppressed {
-                event: "limit_reached",
-                count: 95
-            })
-        );
+        assert_eq!(summary, Some(Event::Suppressed { event: "limit_reached", count: 95 }));
     }
 }

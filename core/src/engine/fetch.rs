@@ -55,13 +55,7 @@ impl Attempt {
     /// Nothing in flight.
     pub(super) const fn none(now: Instant) -> Self {
         let via = AttemptVia::Nothing;
-        Self {
-            via,
-            started: now,
-            deadline: now,
-            retransmit_at: None,
-            retransmits: 0,
-        }
+        Self { via, started: now, deadline: now, retransmit_at: None, retransmits: 0 }
     }
 }
 
@@ -199,12 +193,7 @@ impl Engine {
 
     /// Upstreams for a name, by their places in the worker's table.
     fn candidates(&self, name: &[u8]) -> Vec<usize> {
-        self.snapshot
-            .routes
-            .candidates(name)
-            .iter()
-            .map(|index| self.current[*index])
-            .collect()
+        self.snapshot.routes.candidates(name).iter().map(|index| self.current[*index]).collect()
     }
 
     /// An upstream's reply ends a fetch: cache it, answer everybody.
@@ -335,9 +324,7 @@ impl Engine {
 
 /// The question as it is asked upstream: the key's lower-case name, the asker's type and class.
 fn question_of(key: &Key, asked: &[u8]) -> Box<[u8]> {
-    let type_and_class = asked
-        .last_chunk::<4>()
-        .expect("a parsed question ends with both");
+    let type_and_class = asked.last_chunk::<4>().expect("a parsed question ends with both");
     [key.name(), type_and_class].concat().into()
 }
 

@@ -54,10 +54,7 @@ impl Engine {
     fn place_upstream(&mut self, state: UpstreamState) -> usize {
         // A place may be named by a fetch that has it among its later candidates, so it is given on
         // only while nothing is being asked.
-        let free = self
-            .upstreams
-            .iter()
-            .position(|old| old.is_gone() && self.fetches.is_empty());
+        let free = self.upstreams.iter().position(|old| old.is_gone() && self.fetches.is_empty());
         let place = free.unwrap_or(self.upstreams.len());
         if place == self.upstreams.len() {
             self.upstreams.push(state);
@@ -73,12 +70,8 @@ impl Engine {
             if !self.upstreams[place].removed {
                 continue;
             }
-            let sockets: Vec<SocketHandle> = self.upstreams[place]
-                .sockets
-                .iter()
-                .flatten()
-                .copied()
-                .collect();
+            let sockets: Vec<SocketHandle> =
+                self.upstreams[place].sockets.iter().flatten().copied().collect();
             for socket in sockets {
                 self.retire_socket(socket);
             }
@@ -102,17 +95,11 @@ impl Engine {
             return;
         }
         let timer = self.timers.allocate(Due::Drain);
-        self.timers
-            .set(timer, now + self.snapshot.control.drain_timeout);
-        self.drain = Some(Drain {
-            timer,
-            stopped: false,
-        });
+        self.timers.set(timer, now + self.snapshot.control.drain_timeout);
+        self.drain = Some(Drain { timer, stopped: false });
         for index in 0..self.snapshot.listen.sockets.len() {
             let index = u16::try_from(index).expect("listeners are counted in u16");
-            self.actions.push_back(Action::CloseListener {
-                listener: ListenerId(index),
-            });
+            self.actions.push_back(Action::CloseListener { listener: ListenerId(index) });
         }
         for conn in self.client_conns() {
             self.update_client(now, conn); // closes those that have nothing in flight
@@ -143,10 +130,7 @@ impl Engine {
         let timer = drain.timer;
         let busy = !self.fetches.is_empty()
             || !self.outbox.is_empty()
-            || self
-                .conns
-                .iter()
-                .any(|(_, conn)| matches!(conn, Conn::Client(_)));
+            || self.conns.iter().any(|(_, conn)| matches!(conn, Conn::Client(_)));
         if busy || drain.stopped {
             return None;
         }
@@ -154,10 +138,7 @@ impl Engine {
         if open > 0 {
             self.close_everything();
             open = self.sockets.len() + self.conns.len();
-            assert_eq!(
-                open, 0,
-                "without queries in flight every socket can be closed"
-            );
+            assert_eq!(open, 0, "without queries in flight every socket can be closed");
             return self.actions.pop_front();
         }
         self.timers.release(timer);
@@ -179,10 +160,7 @@ impl Engine {
     }
 
     fn client_conns(&self) -> Vec<ConnHandle> {
-        let clients = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| matches!(conn, Conn::Client(_)));
+        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
         clients.map(|(handle, _)| handle).collect()
     }
 }

@@ -223,15 +223,8 @@ impl Engine {
                         continue;
                     }
                     let peer = SocketAddr::new(fold(meta.peer.ip()), meta.peer.port());
-                    let via = Via::Listener {
-                        listener,
-                        peer: meta.peer,
-                        source: meta.local,
-                    };
-                    let client = Client {
-                        address: peer,
-                        transport: Transport::Udp,
-                    };
+                    let via = Via::Listener { listener, peer: meta.peer, source: meta.local };
+                    let client = Client { address: peer, transport: Transport::Udp };
                     self.client_datagram(now, client, via, message, transmit);
                 }
             }
@@ -478,11 +471,7 @@ impl Engine {
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let is_client = |conn: &Conn| matches!(conn, Conn::Client(_));
-        let client_conns = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| is_client(conn))
-            .count();
+        let client_conns = self.conns.iter().filter(|(_, conn)| is_client(conn)).count();
         Sizes {
             fetches: self.fetches.len(),
             waiters: self.waiters,
@@ -512,10 +501,7 @@ impl Engine {
             }
         };
         self.update_client(now, handle);
-        (!bytes.is_empty()).then_some(Action::Write {
-            conn: handle,
-            bytes,
-        })
+        (!bytes.is_empty()).then_some(Action::Write { conn: handle, bytes })
     }
 
     /// Lets connections that may read again go on with what they had kept.

@@ -27,10 +27,7 @@ pub(super) struct Client {
 
 /// What a question led to.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once; a box would cost a miss an allocation"
-)]
+#[expect(clippy::large_enum_variant, reason = "moved once; a box would cost a miss an allocation")]
 pub(super) enum Verdict<'m> {
     /// A reply of this many octets was written.
     Reply(Written<'m>),
@@ -140,12 +137,7 @@ impl Desk<'_> {
                     return self.rcode(asker, Rcode::REFUSED, reason, reply);
                 }
                 Stage::Upstream => {
-                    return Verdict::Forward(Forward {
-                        key,
-                        asker,
-                        dnssec_ok,
-                        checking_disabled,
-                    });
+                    return Verdict::Forward(Forward { key, asker, dnssec_ok, checking_disabled });
                 }
             };
             if let Some((len, rcode, reason)) = answered {
@@ -182,15 +174,7 @@ impl Desk<'_> {
         let soa = local_soa(hosts.ttl());
         let authority = if records.is_empty() { &[soa][..] } else { &[] };
         let settings = self.settings();
-        let len = write_local(
-            reply,
-            &asker,
-            settings,
-            Rcode::NOERROR,
-            &records,
-            authority,
-            None,
-        );
+        let len = write_local(reply, &asker, settings, Rcode::NOERROR, &records, authority, None);
         Some((len, Rcode::NOERROR, Reason::Hosts))
     }
 
@@ -208,24 +192,12 @@ impl Desk<'_> {
         let found = self.shared.cache.lookup(key, now, |answer| {
             let rcode = answer.rcode();
             let failed = rcode == Rcode::SERVFAIL;
-            let reason = if failed {
-                Reason::CachedFailure
-            } else {
-                Reason::Cached
-            };
+            let reason = if failed { Reason::CachedFailure } else { Reason::Cached };
             let error = reason.extended_error();
-            (
-                write_answer(reply, &asker, settings, answer, now, error),
-                rcode,
-                reason,
-            )
+            (write_answer(reply, &asker, settings, answer, now, error), rcode, reason)
         });
         let hit = found.is_some();
-        self.counters.count(if hit {
-            Counter::CacheHits
-        } else {
-            Counter::CacheMisses
-        });
+        self.counters.count(if hit { Counter::CacheHits } else { Counter::CacheMisses });
         found
     }
 
@@ -241,13 +213,7 @@ impl Desk<'_> {
         reason: Reason,
         reply: &mut [u8],
     ) -> Verdict<'m> {
-        let len = write_rcode(
-            reply,
-            &asker,
-            self.settings(),
-            rcode,
-            reason.extended_error(),
-        );
+        let len = write_rcode(reply, &asker, self.settings(), rcode, reason.extended_error());
         self.written(len, asker, rcode, reason, reply)
     }
 
@@ -260,18 +226,11 @@ impl Desk<'_> {
         reply: &[u8],
     ) -> Verdict<'m> {
         count_reply(self.counters, rcode, &reply[..len]);
-        Verdict::Reply(Written {
-            len,
-            asker,
-            rcode,
-            reason,
-        })
+        Verdict::Reply(Written { len, asker, rcode, reason })
     }
 
     fn settings(&self) -> ReplySettings {
-        ReplySettings {
-            udp_size: self.snapshot.listen.udp_size,
-        }
+        ReplySettings { udp_size: self.snapshot.listen.udp_size }
     }
 
     fn count_query(&self, transport: Transport) {
@@ -321,30 +280,18 @@ fn hosts_records<'a>(
     record_type: RecordType,
 ) -> Option<Vec<LocalRecord<'a>>> {
     let ttl = hosts.ttl();
-    let record = |record_type, data| LocalRecord {
-        owner: Owner::Question,
-        record_type,
-        ttl,
-        data,
-    };
+    let record = |record_type, data| LocalRecord { owner: Owner::Question, record_type, ttl, data };
     match hosts.lookup(name, record_type) {
         HostsAnswer::NotListed => None,
         HostsAnswer::NoData => Some(Vec::new()),
         HostsAnswer::Addresses { v4, v6 } => {
             let v4 = v4.iter().map(|ip| record(RecordType::A, LocalData::A(*ip)));
-            let v6 = v6
-                .iter()
-                .map(|ip| record(RecordType::AAAA, LocalData::Aaaa(*ip)));
+            let v6 = v6.iter().map(|ip| record(RecordType::AAAA, LocalData::Aaaa(*ip)));
             Some(v4.chain(v6).collect())
         }
         HostsAnswer::Pointers(names) => {
             let pointer = |name: &'a crate::wire::Name| LocalData::Name(name.as_wire());
-            Some(
-                names
-                    .iter()
-                    .map(|name| record(RecordType::PTR, pointer(name)))
-                    .collect(),
-            )
+            Some(names.iter().map(|name| record(RecordType::PTR, pointer(name))).collect())
         }
     }
 }

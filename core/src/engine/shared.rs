@@ -37,10 +37,7 @@ impl Shared {
         Self {
             cache: Cache::new(snapshot.cache.capacity, snapshot.cache.max_bytes),
             hash: key(),
-            clients: Mutex::new(ClientConns {
-                total: 0,
-                by_address: Map::with_hasher(key()),
-            }),
+            clients: Mutex::new(ClientConns { total: 0, by_address: Map::with_hasher(key()) }),
             workers: Mutex::default(),
         }
     }
@@ -57,10 +54,7 @@ impl Shared {
     /// The counters of all workers there ever were.
     #[must_use]
     pub fn all_metrics(&self) -> Vec<Arc<WorkerMetrics>> {
-        self.workers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Clients' stream connections now.

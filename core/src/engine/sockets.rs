@@ -16,10 +16,7 @@ impl Engine {
     pub(super) fn take_socket(&mut self, now: Instant, upstream: usize) -> Option<SocketHandle> {
         let place = self.rng.ports.below(SOCKETS_PER_UPSTREAM);
         if let Some(handle) = self.upstreams[upstream].sockets[place] {
-            let socket = self
-                .sockets
-                .get(handle)
-                .expect("a place names a live socket");
+            let socket = self.sockets.get(handle).expect("a place names a live socket");
             if !socket.is_used_up(now) {
                 return Some(handle);
             }
@@ -43,11 +40,7 @@ impl Engine {
         state.sockets[place] = Some(socket);
         let remote = state.settings.addr;
         self.metrics.counters.count(Counter::SocketsOpened);
-        self.actions.push_back(Action::OpenSocket {
-            socket,
-            remote,
-            source: None,
-        });
+        self.actions.push_back(Action::OpenSocket { socket, remote, source: None });
         Some(socket)
     }
 
@@ -135,17 +128,8 @@ impl Engine {
         fetch: FetchHandle,
         view: &ResponseView<'_>,
     ) -> Result<(), Counter> {
-        let sent = &self
-            .fetches
-            .get(fetch)
-            .expect("an id in flight has a fetch")
-            .question;
-        let errors = [
-            Rcode::FORMERR,
-            Rcode::SERVFAIL,
-            Rcode::NOTIMP,
-            Rcode::REFUSED,
-        ];
+        let sent = &self.fetches.get(fetch).expect("an id in flight has a fetch").question;
+        let errors = [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED];
         let unread = view.question().is_empty() && errors.contains(&view.rcode());
         if unread || view.matches_question(sent) {
             Ok(())
@@ -195,8 +179,7 @@ impl Engine {
         self.sockets.remove(handle);
         self.timers.release(timer);
         self.upstreams[upstream].retired_sockets -= 1;
-        self.actions
-            .push_back(Action::CloseSocket { socket: handle });
+        self.actions.push_back(Action::CloseSocket { socket: handle });
     }
 
     /// A query on this socket has ended.

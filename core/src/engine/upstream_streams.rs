@@ -23,10 +23,7 @@ impl Engine {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return Err(Failure::Busy);
         };
-        let id = conn
-            .ids
-            .allocate(handle, &mut self.rng.ids)
-            .ok_or(Failure::Busy)?;
+        let id = conn.ids.allocate(handle, &mut self.rng.ids).ok_or(Failure::Busy)?;
         if conn.stage == Stage::Open {
             self.timers.cancel(conn.timer); // no longer idle
         }
@@ -80,11 +77,7 @@ impl Engine {
         wait: Option<Instant>,
     ) -> Result<ConnHandle, Failure> {
         let timers = &mut self.timers;
-        let stage = if wait.is_some() {
-            Stage::Waiting
-        } else {
-            Stage::Connecting
-        };
+        let stage = if wait.is_some() { Stage::Waiting } else { Stage::Connecting };
         let made = self.conns.insert_with(|name| {
             let timer = timers.allocate(Due::Conn(name));
             if let Some(until) = wait {
@@ -107,12 +100,7 @@ impl Engine {
         let remote = self.upstreams[upstream].settings.addr;
         self.metrics.counters.count(Counter::ConnsOpened);
         let security = Security::Plain;
-        self.actions.push_back(Action::Connect {
-            conn,
-            remote,
-            source: None,
-            security,
-        });
+        self.actions.push_back(Action::Connect { conn, remote, source: None, security });
     }
 
     pub(super) fn mark_dirty(&mut self, name: ConnHandle) {
@@ -247,10 +235,7 @@ impl Engine {
         let asked_for = conn.stage != Stage::Waiting;
         self.forget_upstream_conn(name);
         if asked_for {
-            self.actions.push_back(Action::CloseConn {
-                conn: name,
-                mode: CloseMode::Now,
-            });
+            self.actions.push_back(Action::CloseConn { conn: name, mode: CloseMode::Now });
         }
     }
 
@@ -258,9 +243,7 @@ impl Engine {
         match self.conns.remove(name)? {
             Conn::Upstream(conn) => {
                 self.timers.release(conn.timer);
-                self.upstreams[conn.upstream]
-                    .conns
-                    .retain(|held| *held != name);
+                self.upstreams[conn.upstream].conns.retain(|held| *held != name);
                 Some(conn)
             }
             Conn::Client(_) => unreachable!("the caller looked at the kind"),

@@ -29,10 +29,7 @@ impl Acl {
                 IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        Self {
-            v4: merged(v4),
-            v6: merged(v6),
-        }
+        Self { v4: merged(v4), v6: merged(v6) }
     }
 
     /// Whether this client may ask.
@@ -51,10 +48,7 @@ impl Default for Acl {
     fn default() -> Self {
         let v4 = |a, b, len| IpNet::V4(Ipv4Net::new_assert([a, b, 0, 0].into(), len));
         let v6 = |first, last, len| {
-            IpNet::V6(Ipv6Net::new_assert(
-                [first, 0, 0, 0, 0, 0, 0, last].into(),
-                len,
-            ))
+            IpNet::V6(Ipv6Net::new_assert([first, 0, 0, 0, 0, 0, 0, last].into(), len))
         };
         Self::new(vec![
             v4(127, 0, 8),
@@ -102,10 +96,7 @@ fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
 /// Whether one of the sorted, disjoint ranges holds the address.
 fn contains<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
     let after = ranges.partition_point(|(first, _)| *first <= address);
-    after
-        .checked_sub(1)
-        .and_then(|at| ranges.get(at))
-        .is_some_and(|(_, last)| address <= *last)
+    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, last)| address <= *last)
 }
 
 #[cfg(test)]

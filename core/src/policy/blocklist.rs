@@ -107,10 +107,7 @@ impl BlocklistBuilder {
     /// # Errors
     /// The text is not a name, optionally after `*.` or `.`.
     pub fn insert(&mut self, pattern: &str) -> Result<(), BlockPatternError> {
-        let (kind, name) = match pattern
-            .strip_prefix("*.")
-            .or_else(|| pattern.strip_prefix('.'))
-        {
+        let (kind, name) = match pattern.strip_prefix("*.").or_else(|| pattern.strip_prefix('.')) {
             Some(name) => (BlockKind::Below, name),
             None => (BlockKind::Exact, pattern),
         };
@@ -120,11 +117,7 @@ impl BlocklistBuilder {
         if name.split('.').any(|label| label == "*") {
             return Err(BlockPatternError::InnerWildcard);
         }
-        let listed = self
-            .list
-            .entries
-            .entry(Name::parse(name)?.as_wire().into())
-            .or_default();
+        let listed = self.list.entries.entry(Name::parse(name)?.as_wire().into()).or_default();
         let flag = match kind {
             BlockKind::Exact => &mut listed.exact,
             BlockKind::Below => &mut listed.below,
@@ -176,17 +169,13 @@ mod tests {
     }
 
     fn matched(list: &Blocklist, name: &str) -> Option<String> {
-        list.matches(Name::parse(name).unwrap().as_wire())
-            .map(|found| found.to_string())
+        list.matches(Name::parse(name).unwrap().as_wire()).map(|found| found.to_string())
     }
 
     #[test]
     fn a_plain_entry_blocks_that_name_only() {
         let list = list(&["Ads.Example"]);
-        assert_eq!(
-            matched(&list, "ads.example").as_deref(),
-            Some("ads.example.")
-        );
+        assert_eq!(matched(&list, "ads.example").as_deref(), Some("ads.example."));
         assert_eq!(matched(&list, "x.ads.example"), None);
         assert_eq!(matched(&list, "bads.example"), None);
         assert_eq!(matched(&list, "example"), None);
@@ -198,33 +187,17 @@ mod tests {
         for pattern in ["*.ads.example", ".ads.example", ".ads.example."] {
             let list = list(&[pattern]);
             assert_eq!(matched(&list, "ads.example"), None, "{pattern}");
-            assert_eq!(
-                matched(&list, "a.ads.example").as_deref(),
-                Some("*.ads.example.")
-            );
-            assert_eq!(
-                matched(&list, "a.b.ads.example").as_deref(),
-                Some("*.ads.example.")
-            );
-            assert_eq!(
-                matched(&list, "a.bads.example"),
-                None,
-                "only whole labels count"
-            );
+            assert_eq!(matched(&list, "a.ads.example").as_deref(), Some("*.ads.example."));
+            assert_eq!(matched(&list, "a.b.ads.example").as_deref(), Some("*.ads.example."));
+            assert_eq!(matched(&list, "a.bads.example"), None, "only whole labels count");
         }
     }
 
     #[test]
     fn the_most_specific_entry_is_named() {
         let list = list(&["*.example", "a.b.example", "*.b.example"]);
-        assert_eq!(
-            matched(&list, "a.b.example").as_deref(),
-            Some("a.b.example.")
-        );
-        assert_eq!(
-            matched(&list, "c.b.example").as_deref(),
-            Some("*.b.example.")
-        );
+        assert_eq!(matched(&list, "a.b.example").as_deref(), Some("a.b.example."));
+        assert_eq!(matched(&list, "c.b.example").as_deref(), Some("*.b.example."));
         assert_eq!(matched(&list, "b.example").as_deref(), Some("*.example."));
     }
 
@@ -240,18 +213,10 @@ mod tests {
     fn what_is_no_entry_is_an_error() {
         let mut builder = Blocklist::builder();
         for empty in ["", ".", "*."] {
-            assert_eq!(
-                builder.insert(empty),
-                Err(BlockPatternError::Empty),
-                "{empty:?}"
-            );
+            assert_eq!(builder.insert(empty), Err(BlockPatternError::Empty), "{empty:?}");
         }
         for inner in ["*", "a.*.b", "*.*.b", "a.*"] {
-            assert_eq!(
-                builder.insert(inner),
-                Err(BlockPatternError::InnerWildcard),
-                "{inner:?}"
-            );
+            assert_eq!(builder.insert(inner), Err(BlockPatternError::InnerWildcard), "{inner:?}");
         }
         for bad in ["a..b", "..a", "*..a"] {
             assert!(

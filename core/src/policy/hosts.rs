@@ -90,16 +90,11 @@ impl Hosts {
     /// Reads the text of a hosts file; `ttl`, in seconds, is that of all answers.
     #[must_use]
     pub fn parse(text: &str, ttl: u32) -> (Self, Vec<HostsWarning>) {
-        let mut hosts = Self {
-            ttl,
-            ..Self::default()
-        };
+        let mut hosts = Self { ttl, ..Self::default() };
         let mut warnings = Warnings::default();
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (index, line) in text.lines().enumerate() {
-            let content = line
-                .split_once('#')
-                .map_or(line, |(content, _comment)| content);
+            let content = line.split_once('#').map_or(line, |(content, _comment)| content);
             let mut problem = |problem| warnings.add(index + 1, problem);
             let mut words = content.split_whitespace();
             let Some(first) = words.next() else { continue };
@@ -120,12 +115,8 @@ impl Hosts {
             return HostsAnswer::NotListed;
         }
         let wants = |family| record_type == family || record_type == RecordType::ANY;
-        let v4 = addresses
-            .filter(|_| wants(RecordType::A))
-            .map_or(&[][..], |found| &found.v4);
-        let v6 = addresses
-            .filter(|_| wants(RecordType::AAAA))
-            .map_or(&[][..], |found| &found.v6);
+        let v4 = addresses.filter(|_| wants(RecordType::A)).map_or(&[][..], |found| &found.v4);
+        let v6 = addresses.filter(|_| wants(RecordType::AAAA)).map_or(&[][..], |found| &found.v6);
         if !v4.is_empty() || !v6.is_empty() {
             return HostsAnswer::Addresses { v4, v6 };
         }
@@ -166,10 +157,7 @@ impl Hosts {
             match Name::parse(text) {
                 Ok(name) if self.add_address(&name, address) => self.add_pointer(address, name),
                 Ok(_) => problem(HostsProblem::ManyAddresses(text.to_owned())),
-                Err(error) => problem(HostsProblem::Name {
-                    name: text.to_owned(),
-                    error,
-                }),
+                Err(error) => problem(HostsProblem::Name { name: text.to_owned(), error }),
             }
         }
         if !any {
@@ -208,17 +196,12 @@ impl Warnings {
     fn add(&mut self, line: usize, problem: HostsProblem) {
         if self.list.len() < WARNINGS {
             self.list.push(HostsWarning { line, problem });
-        } else if let Some(HostsWarning {
-            problem: HostsProblem::More(count),
-            ..
-        }) = self.list.last_mut()
+        } else if let Some(HostsWarning { problem: HostsProblem::More(count), .. }) =
+            self.list.last_mut()
         {
             *count += 1;
         } else {
-            self.list.push(HostsWarning {
-                line,
-                problem: HostsProblem::More(1),
-            });
+            self.list.push(HostsWarning { line, problem: HostsProblem::More(1) });
         }
     }
 }
@@ -297,57 +280,25 @@ mod tests {
     #[test]
     fn addresses_by_type_in_order_and_once() {
         let hosts = parse(FILE);
-        assert_eq!(
-            v4(lookup(&hosts, "www.example", RecordType::A)),
-            ["192.0.2.1", "192.0.2.2"]
-        );
+        assert_eq!(v4(lookup(&hosts, "www.example", RecordType::A)), ["192.0.2.1", "192.0.2.2"]);
         assert_eq!(v4(lookup(&hosts, "www", RecordType::A)), ["192.0.2.1"]);
-        assert_eq!(
-            v4(lookup(&hosts, "localhost", RecordType::ANY)),
-            ["127.0.0.1"]
-        );
+        assert_eq!(v4(lookup(&hosts, "localhost", RecordType::ANY)), ["127.0.0.1"]);
         let both = lookup(&hosts, "www.example", RecordType::ANY);
-        assert!(
-            matches!(
-                both,
-                HostsAnswer::Addresses {
-                    v4: [_, _],
-                    v6: [_]
-                }
-            ),
-            "{both:?}"
-        );
+        assert!(matches!(both, HostsAnswer::Addresses { v4: [_, _], v6: [_] }), "{both:?}");
         let six = lookup(&hosts, "six.example", RecordType::AAAA);
-        assert!(
-            matches!(six, HostsAnswer::Addresses { v4: [], v6: [_] }),
-            "{six:?}"
-        );
+        assert!(matches!(six, HostsAnswer::Addresses { v4: [], v6: [_] }), "{six:?}");
         assert_eq!((hosts.ttl(), hosts.len(), hosts.is_empty()), (60, 5, false));
     }
 
     #[test]
     fn other_types_of_a_listed_name_are_no_data() {
         let hosts = parse(FILE);
-        for record_type in [
-            RecordType::A,
-            RecordType::PTR,
-            RecordType::MX,
-            RecordType::HTTPS,
-        ] {
-            assert_eq!(
-                lookup(&hosts, "six.example", record_type),
-                HostsAnswer::NoData
-            );
+        for record_type in [RecordType::A, RecordType::PTR, RecordType::MX, RecordType::HTTPS] {
+            assert_eq!(lookup(&hosts, "six.example", record_type), HostsAnswer::NoData);
         }
         assert_eq!(lookup(&hosts, "www", RecordType::AAAA), HostsAnswer::NoData);
-        assert_eq!(
-            lookup(&hosts, "example", RecordType::A),
-            HostsAnswer::NotListed
-        );
-        assert_eq!(
-            lookup(&hosts, "a.www.example", RecordType::A),
-            HostsAnswer::NotListed
-        );
+        assert_eq!(lookup(&hosts, "example", RecordType::A), HostsAnswer::NotListed);
+        assert_eq!(lookup(&hosts, "a.www.example", RecordType::A), HostsAnswer::NotListed);
     }
 
     #[test]
@@ -364,10 +315,7 @@ mod tests {
         assert_eq!(names("1.2.0.192.in-addr.arpa", RecordType::PTR), all);
         assert_eq!(names("1.2.0.192.in-addr.arpa", RecordType::ANY), all);
         assert_eq!(names("1.2.0.192.in-addr.arpa", RecordType::A), ["NoData"]);
-        assert_eq!(
-            names("9.2.0.192.in-addr.arpa", RecordType::PTR),
-            ["NotListed"]
-        );
+        assert_eq!(names("9.2.0.192.in-addr.arpa", RecordType::PTR), ["NotListed"]);
         let v6 = "5.a.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
         assert_eq!(names(v6, RecordType::PTR), ["www.example."]);
     }
@@ -377,36 +325,19 @@ mod tests {
         let text = "one two\n192.0.2.1\nfe80::1%lo0 localhost\n192.0.2.2 a..b good.example\n";
         let (hosts, warnings) = Hosts::parse(text, 1);
         let shown: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            shown[0],
-            "line 1: \"one\" is not an ip address, the line is skipped"
-        );
+        assert_eq!(shown[0], "line 1: \"one\" is not an ip address, the line is skipped");
         assert_eq!(shown[1], "line 2: there is no name after the address");
-        assert_eq!(
-            shown[2],
-            "line 3: \"fe80::1%lo0\" has a zone id, the line is skipped"
-        );
-        assert!(
-            shown[3].starts_with("line 4: \"a..b\" is not a name ("),
-            "{}",
-            shown[3]
-        );
+        assert_eq!(shown[2], "line 3: \"fe80::1%lo0\" has a zone id, the line is skipped");
+        assert!(shown[3].starts_with("line 4: \"a..b\" is not a name ("), "{}", shown[3]);
         assert_eq!(shown.len(), 4);
-        assert_eq!(
-            v4(lookup(&hosts, "good.example", RecordType::A)),
-            ["192.0.2.2"]
-        );
+        assert_eq!(v4(lookup(&hosts, "good.example", RecordType::A)), ["192.0.2.2"]);
     }
 
     #[test]
     fn a_block_list_in_hosts_format_stays_cheap() {
         let mut text = String::new();
         for number in 0..20_000 {
-            writeln!(
-                text,
-                "0.0.0.0 a{number}.example\n127.0.0.1 b{number}.example"
-            )
-            .unwrap();
+            writeln!(text, "0.0.0.0 a{number}.example\n127.0.0.1 b{number}.example").unwrap();
         }
         let hosts = parse(&text);
         assert_eq!(hosts.len(), 40_000);

@@ -19,11 +19,7 @@ fn settings(max_consecutive_failure: u32) -> ControlSettings {
 /// Two workers that carry both DNS components, and the metrics server.
 fn supervisor(max_consecutive_failure: u32) -> Supervisor {
     let workers = vec![UnitId(0), UnitId(1)];
-    let component = |name, required, units| ComponentSpec {
-        name,
-        required,
-        units,
-    };
+    let component = |name, required, units| ComponentSpec { name, required, units };
     let components = vec![
         component("metrics-http", false, vec![METRICS]),
         component("dns-udp", true, workers.clone()),
@@ -35,10 +31,7 @@ fn supervisor(max_consecutive_failure: u32) -> Supervisor {
 fn started(max_consecutive_failure: u32) -> Supervisor {
     let mut supervisor = supervisor(max_consecutive_failure);
     for id in [UnitId(0), UnitId(1), METRICS] {
-        assert_eq!(
-            supervisor.poll_decision(Instant::ZERO),
-            Some(Decision::Start(id))
-        );
+        assert_eq!(supervisor.poll_decision(Instant::ZERO), Some(Decision::Start(id)));
         supervisor.handle_started(Instant::ZERO, id);
     }
     assert_eq!(supervisor.poll_decision(Instant::ZERO), None);
@@ -70,16 +63,10 @@ fn waits_double_up_to_the_maximum() {
     let mut now = Instant::ZERO;
     for wait in [200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
         let due = now + Duration::from_millis(wait);
-        assert_eq!(
-            crash(&mut supervisor, now, UnitId(0)),
-            AfterExit::RestartsAt(due)
-        );
+        assert_eq!(crash(&mut supervisor, now, UnitId(0)), AfterExit::RestartsAt(due));
         assert_eq!(supervisor.next_timeout(), Some(due));
         assert_eq!(supervisor.poll_decision(at(0)), None);
-        assert_eq!(
-            supervisor.poll_decision(due),
-            Some(Decision::Start(UnitId(0)))
-        );
+        assert_eq!(supervisor.poll_decision(due), Some(Decision::Start(UnitId(0))));
         supervisor.handle_started(due, UnitId(0));
         now = due;
     }
@@ -93,49 +80,25 @@ fn a_stable_run_forgets_failures_before_the_limit_is_looked_at() {
     for _ in 0..5 {
         now = now + Duration::from_secs(10);
         let due = now + Duration::from_millis(200);
-        assert_eq!(
-            crash(&mut supervisor, now, UnitId(1)),
-            AfterExit::RestartsAt(due)
-        );
-        assert_eq!(
-            supervisor.poll_decision(due),
-            Some(Decision::Start(UnitId(1)))
-        );
+        assert_eq!(crash(&mut supervisor, now, UnitId(1)), AfterExit::RestartsAt(due));
+        assert_eq!(supervisor.poll_decision(due), Some(Decision::Start(UnitId(1))));
         supervisor.handle_started(due, UnitId(1));
         now = due;
     }
     let almost = now + Duration::from_millis(9_999);
-    assert_eq!(
-        crash(&mut supervisor, almost, UnitId(1)),
-        AfterExit::GivenUp
-    );
+    assert_eq!(crash(&mut supervisor, almost, UnitId(1)), AfterExit::GivenUp);
 }
 
 #[test]
 fn giving_up_something_required_stops_the_rest_in_good_order_and_fails() {
     let mut supervisor = started(1);
     crash(&mut supervisor, at(0), UnitId(0));
-    assert_eq!(
-        supervisor.poll_decision(at(200)),
-        Some(Decision::Start(UnitId(0)))
-    );
-    assert_eq!(
-        crash(&mut supervisor, at(201), UnitId(0)),
-        AfterExit::GivenUp
-    );
-    assert_eq!(
-        supervisor.poll_decision(at(201)),
-        Some(Decision::Stop(UnitId(1)))
-    );
+    assert_eq!(supervisor.poll_decision(at(200)), Some(Decision::Start(UnitId(0))));
+    assert_eq!(crash(&mut supervisor, at(201), UnitId(0)), AfterExit::GivenUp);
+    assert_eq!(supervisor.poll_decision(at(201)), Some(Decision::Stop(UnitId(1))));
     assert_eq!(supervisor.poll_decision(at(201)), None);
-    assert_eq!(
-        supervisor.handle_exited(at(300), UnitId(1), None),
-        AfterExit::Ended
-    );
-    assert_eq!(
-        supervisor.poll_decision(at(300)),
-        Some(Decision::End(Outcome::Failed))
-    );
+    assert_eq!(supervisor.handle_exited(at(300), UnitId(1), None), AfterExit::Ended);
+    assert_eq!(supervisor.poll_decision(at(300)), Some(Decision::End(Outcome::Failed)));
     assert_eq!(supervisor.poll_decision(at(300)), None);
 }
 
@@ -143,18 +106,12 @@ fn giving_up_something_required_stops_the_rest_in_good_order_and_fails() {
 fn the_metrics_server_may_fail_for_ever() {
     let mut supervisor = started(1);
     crash(&mut supervisor, at(0), METRICS);
-    assert_eq!(
-        supervisor.poll_decision(at(200)),
-        Some(Decision::Start(METRICS))
-    );
+    assert_eq!(supervisor.poll_decision(at(200)), Some(Decision::Start(METRICS)));
     assert_eq!(crash(&mut supervisor, at(200), METRICS), AfterExit::GivenUp);
     assert_eq!(supervisor.poll_decision(at(100_000)), None);
     assert!(supervisor.is_ready());
     let metrics = &supervisor.status()[2];
-    assert_eq!(
-        (metrics.name, metrics.is_healthy()),
-        ("metrics-http", false)
-    );
+    assert_eq!((metrics.name, metrics.is_healthy()), ("metrics-http", false));
     assert_eq!(metrics.last_error.as_deref(), Some("boom"));
 }
 
@@ -163,27 +120,15 @@ fn a_stop_drains_and_is_no_failure_meanwhile() {
     let mut supervisor = started(0);
     supervisor.handle_stop(at(10));
     assert!(!supervisor.is_ready());
-    assert_eq!(
-        supervisor.poll_decision(at(10)),
-        Some(Decision::Stop(UnitId(0)))
-    );
-    assert_eq!(
-        supervisor.poll_decision(at(10)),
-        Some(Decision::Stop(UnitId(1)))
-    );
+    assert_eq!(supervisor.poll_decision(at(10)), Some(Decision::Stop(UnitId(0))));
+    assert_eq!(supervisor.poll_decision(at(10)), Some(Decision::Stop(UnitId(1))));
     assert_eq!(supervisor.poll_decision(at(10)), None);
-    assert_eq!(
-        supervisor.handle_exited(at(20), UnitId(0), None),
-        AfterExit::Ended
-    );
+    assert_eq!(supervisor.handle_exited(at(20), UnitId(0), None), AfterExit::Ended);
     let status = supervisor.status();
     assert!(!status[0].running && status[0].is_healthy());
     assert_eq!(supervisor.poll_decision(at(20)), None);
     supervisor.handle_exited(at(30), UnitId(1), None);
-    assert_eq!(
-        supervisor.poll_decision(at(30)),
-        Some(Decision::End(Outcome::Stopped))
-    );
+    assert_eq!(supervisor.poll_decision(at(30)), Some(Decision::End(Outcome::Stopped)));
     assert_eq!(Outcome::Stopped.exit_code(), 0);
 }
 
@@ -192,10 +137,7 @@ fn a_stop_forgets_restarts_and_does_not_wait_for_what_hangs() {
     let mut supervisor = started(0);
     crash(&mut supervisor, at(0), UnitId(0));
     supervisor.handle_stop(at(10));
-    assert_eq!(
-        supervisor.poll_decision(at(10)),
-        Some(Decision::Stop(UnitId(1)))
-    );
+    assert_eq!(supervisor.poll_decision(at(10)), Some(Decision::Stop(UnitId(1))));
     assert_eq!(supervisor.poll_decision(at(6_999)), None);
     let deadline = supervisor.next_timeout().expect("a deadline");
     assert_eq!(deadline, at(7_010));

@@ -26,11 +26,7 @@ pub(crate) enum Owner<T> {
 
 impl<T> Default for IdTable<T> {
     fn default() -> Self {
-        Self {
-            ids: Vec::new(),
-            owners: Vec::new(),
-            live: 0,
-        }
+        Self { ids: Vec::new(), owners: Vec::new(), live: 0 }
     }
 }
 
@@ -110,9 +106,8 @@ mod tests {
         table.give_up(id);
         assert_eq!(table.owner(id), Owner::GaveUp);
         assert_eq!((table.live(), table.used()), (0, 1));
-        let others: Vec<u16> = (0..30_000)
-            .map(|_| table.allocate('b', &mut random).expect("room"))
-            .collect();
+        let others: Vec<u16> =
+            (0..30_000).map(|_| table.allocate('b', &mut random).expect("room")).collect();
         assert!(!others.contains(&id));
         table.release(others[7]);
         assert_eq!(table.owner(others[7]), Owner::Unknown);

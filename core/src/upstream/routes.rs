@@ -25,21 +25,15 @@ impl Routes {
         let mut servers: Map<Name, Vec<usize>> = Map::default();
         for (upstream, zones) in zones_per_upstream.iter().enumerate() {
             let root = [Name::root()];
-            let zones = if zones.is_empty() {
-                &root
-            } else {
-                zones.as_slice()
-            };
+            let zones = if zones.is_empty() { &root } else { zones.as_slice() };
             for zone in zones {
                 servers.entry(zone.clone()).or_default().push(upstream);
             }
         }
         let mut zones: Vec<Name> = servers.keys().cloned().collect();
         zones.sort_unstable();
-        let by_wire: Map<&[u8], &[usize]> = servers
-            .iter()
-            .map(|(zone, list)| (zone.as_wire(), list.as_slice()))
-            .collect();
+        let by_wire: Map<&[u8], &[usize]> =
+            servers.iter().map(|(zone, list)| (zone.as_wire(), list.as_slice())).collect();
         let candidates = zones
             .iter()
             .map(|zone| (zone.as_wire().into(), candidates_of(zone, &by_wire)))
@@ -51,16 +45,12 @@ impl Routes {
     /// zone as configured, then those of less specific ones, each once. Empty if no zone matches.
     #[must_use]
     pub fn candidates(&self, lower_name: &[u8]) -> &[usize] {
-        suffixes(lower_name)
-            .find_map(|suffix| self.candidates.get(suffix))
-            .map_or(&[], |list| list)
+        suffixes(lower_name).find_map(|suffix| self.candidates.get(suffix)).map_or(&[], |list| list)
     }
 
     /// Every distinct zone with its candidates.
     pub fn zones(&self) -> impl Iterator<Item = (&Name, &[usize])> {
-        self.zones
-            .iter()
-            .map(|zone| (zone, self.candidates(zone.as_wire())))
+        self.zones.iter().map(|zone| (zone, self.candidates(zone.as_wire())))
     }
 }
 
@@ -86,12 +76,7 @@ mod tests {
     fn routes(upstreams: &[&[&str]]) -> Routes {
         let zones: Vec<Vec<Name>> = upstreams
             .iter()
-            .map(|zones| {
-                zones
-                    .iter()
-                    .map(|zone| Name::parse(zone).unwrap())
-                    .collect()
-            })
+            .map(|zones| zones.iter().map(|zone| Name::parse(zone).unwrap()).collect())
             .collect();
         Routes::new(&zones)
     }
@@ -102,12 +87,7 @@ mod tests {
 
     #[test]
     fn the_longest_zone_comes_first_and_the_others_after_it() {
-        let routes = routes(&[
-            &[],
-            &["corp.example"],
-            &["example", "test"],
-            &["corp.example"],
-        ]);
+        let routes = routes(&[&[], &["corp.example"], &["example", "test"], &["corp.example"]]);
         assert_eq!(candidates(&routes, "a.corp.example"), [1, 3, 2, 0]);
         assert_eq!(candidates(&routes, "corp.example"), [1, 3, 2, 0]);
         assert_eq!(candidates(&routes, "example"), [2, 0]);
@@ -134,17 +114,9 @@ mod tests {
     #[test]
     fn zones_are_listed_once_each() {
         let routes = routes(&[&[], &["example"], &["EXAMPLE"]]);
-        let listed: Vec<_> = routes
-            .zones()
-            .map(|(zone, list)| (zone.to_string(), list.to_vec()))
-            .collect();
-        assert_eq!(
-            listed,
-            [
-                (".".to_owned(), vec![0]),
-                ("example.".to_owned(), vec![1, 2, 0])
-            ]
-        );
+        let listed: Vec<_> =
+            routes.zones().map(|(zone, list)| (zone.to_string(), list.to_vec())).collect();
+        assert_eq!(listed, [(".".to_owned(), vec![0]), ("example.".to_owned(), vec![1, 2, 0])]);
         assert!(candidates(&Routes::default(), "example").is_empty());
     }
 

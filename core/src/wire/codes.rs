@@ -67,15 +67,12 @@ impl Rcode {
     /// The code with this mnemonic, in any letter case; `RCODE17` for those without one.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        if let Some((code, _)) = Self::NAMES
-            .iter()
-            .find(|(_, known)| known.eq_ignore_ascii_case(name))
+        if let Some((code, _)) =
+            Self::NAMES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name))
         {
             return Some(*code);
         }
-        numbered(name, "RCODE")
-            .filter(|&code| code <= 0x0fff)
-            .map(Self)
+        numbered(name, "RCODE").filter(|&code| code <= 0x0fff).map(Self)
     }
 
     /// The four bits that the header holds.
@@ -197,10 +194,7 @@ impl RecordType {
     /// (RFC 3597 section 5).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        match Self::NAMES
-            .iter()
-            .find(|(_, known)| known.eq_ignore_ascii_case(name))
-        {
+        match Self::NAMES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name)) {
             Some((record_type, _)) => Some(*record_type),
             None => numbered(name, "TYPE").map(Self),
         }
@@ -209,10 +203,7 @@ impl RecordType {
 
 impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Self::NAMES
-            .iter()
-            .find(|(record_type, _)| record_type == self)
-        {
+        match Self::NAMES.iter().find(|(record_type, _)| record_type == self) {
             Some((_, name)) => f.write_str(name),
             None => write!(f, "TYPE{}", self.0),
         }
@@ -325,11 +316,7 @@ mod tests {
         assert_eq!(RecordType::from_name(""), None);
         for number in 0..=u16::MAX {
             let name = RecordType(number).to_string();
-            assert_eq!(
-                RecordType::from_name(&name),
-                Some(RecordType(number)),
-                "{name}"
-            );
+            assert_eq!(RecordType::from_name(&name), Some(RecordType(number)), "{name}");
         }
     }
 

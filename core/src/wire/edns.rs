@@ -37,11 +37,7 @@ impl ClientEdns {
     /// The fields of an OPT record.
     pub(crate) fn of(opt: &Record<'_>) -> Self {
         let [_, version, _, _] = opt.ttl.to_be_bytes();
-        Self {
-            udp_size: opt.class.max(UDP_SIZE_MIN),
-            dnssec_ok: opt.ttl & DNSSEC_OK != 0,
-            version,
-        }
+        Self { udp_size: opt.class.max(UDP_SIZE_MIN), dnssec_ok: opt.ttl & DNSSEC_OK != 0, version }
     }
 }
 
@@ -92,11 +88,7 @@ impl OwnOpt {
     }
 
     const fn options_octets(&self) -> usize {
-        if self.error.is_some() {
-            EXTENDED_ERROR_OCTETS
-        } else {
-            0
-        }
+        if self.error.is_some() { EXTENDED_ERROR_OCTETS } else { 0 }
     }
 
     /// Appends the record: version 0, no option of the other side's.
@@ -125,11 +117,7 @@ mod tests {
     fn fields_are_where_rfc_6891_section_6_1_3_puts_them() {
         let message = Draft::new(0, 0).opt(4_096, 0x0102_8000, &[]).0;
         let opt = read_record(&mut Reader::at(&message, 12).unwrap()).unwrap();
-        let edns = ClientEdns {
-            udp_size: 4_096,
-            dnssec_ok: true,
-            version: 2,
-        };
+        let edns = ClientEdns { udp_size: 4_096, dnssec_ok: true, version: 2 };
         assert_eq!(ClientEdns::of(&opt), edns);
         assert_eq!(extended_rcode(3, Some(&opt)), Rcode(0x13));
         assert_eq!(extended_rcode(3, None), Rcode(3));

@@ -96,9 +96,7 @@ pub fn write_local(
     error: Option<ExtendedError>,
 ) -> usize {
     let frame = Frame::new(asker, settings, rcode, error);
-    let counts = u16::try_from(answers.len())
-        .ok()
-        .zip(u16::try_from(authority.len()).ok());
+    let counts = u16::try_from(answers.len()).ok().zip(u16::try_from(authority.len()).ok());
     if let Some((answer_count, authority_count)) = counts {
         let length = frame.finish(out, 0, [answer_count, authority_count, 0], |writer| {
             let mut names = WrittenNames::after_question(writer.written(), asker.question);
@@ -138,20 +136,10 @@ fn write_data(out: &mut Writer<'_>, names: &mut WrittenNames, data: &LocalData<'
         LocalData::A(address) => out.put(&address.octets()),
         LocalData::Aaaa(address) => out.put(&address.octets()),
         LocalData::Name(name) => names.write(out, name),
-        LocalData::Soa {
-            mname,
-            rname,
-            serial,
-            refresh,
-            retry,
-            expire,
-            minimum,
-        } => {
+        LocalData::Soa { mname, rname, serial, refresh, retry, expire, minimum } => {
             names.write(out, mname)?;
             names.write(out, rname)?;
-            [serial, refresh, retry, expire, minimum]
-                .into_iter()
-                .try_for_each(|n| out.u32(n))
+            [serial, refresh, retry, expire, minimum].into_iter().try_for_each(|n| out.u32(n))
         }
         LocalData::Raw(octets) => out.put(octets),
     }
@@ -172,11 +160,7 @@ struct WrittenNames {
 
 impl WrittenNames {
     fn after_question(written: &[u8], question: &[u8]) -> Self {
-        let mut names = Self {
-            offsets: [0; WRITTEN_LABELS],
-            len: 0,
-            has_question: false,
-        };
+        let mut names = Self { offsets: [0; WRITTEN_LABELS], len: 0, has_question: false };
         if let Some(question) = Question::read(&mut Reader::new(question)) {
             names.has_question = written.len() > HEADER_OCTETS;
             for suffix in suffixes(question.name) {
@@ -188,9 +172,7 @@ impl WrittenNames {
 
     /// Notes that `suffix` stands at the end of a name that ends at `end`.
     fn note(&mut self, end: usize, suffix: &[u8]) {
-        let at = end
-            .checked_sub(suffix.len())
-            .and_then(|at| u16::try_from(at).ok());
+        let at = end.checked_sub(suffix.len()).and_then(|at| u16::try_from(at).ok());
         // Pointers have 14 bits; one to the root would be longer than the root itself.
         let Some(at) = at.filter(|&at| at < POINTER_LIMIT && suffix.len() > 1) else {
             return;
@@ -221,19 +203,14 @@ impl WrittenNames {
             }
         };
         // Of a compressed name only the labels in front of the pointer stand where `end` says.
-        suffixes(name)
-            .take(new_labels)
-            .for_each(|suffix| self.note(end, suffix));
+        suffixes(name).take(new_labels).for_each(|suffix| self.note(end, suffix));
         Some(())
     }
 
     /// Where this name was written, if it was, in any letter case (RFC 4343).
     fn find(&self, written: &[u8], name: &[u8]) -> Option<u16> {
         let offsets = self.offsets.get(..self.len)?;
-        offsets
-            .iter()
-            .copied()
-            .find(|&at| is_name_at(written, usize::from(at), name))
+        offsets.iter().copied().find(|&at| is_name_at(written, usize::from(at), name))
     }
 }
 
@@ -285,13 +262,7 @@ mod tests {
     const FLAGS: u16 = Flags::QR | Flags::RD | Flags::RA;
 
     fn asker(question: &[u8]) -> Asker<'_> {
-        Asker {
-            id: 9,
-            flags: Flags(Flags::RD),
-            question,
-            edns: None,
-            limit: 512,
-        }
+        Asker { id: 9, flags: Flags(Flags::RD), question, edns: None, limit: 512 }
     }
 
     fn reply(
@@ -308,12 +279,7 @@ mod tests {
 
     fn address(owner: Owner<'_>, last: u8) -> LocalRecord<'_> {
         let data = LocalData::A(Ipv4Addr::new(192, 0, 2, last));
-        LocalRecord {
-            owner,
-            record_type: RecordType::A,
-            ttl: 60,
-            data,
-        }
+        LocalRecord { owner, record_type: RecordType::A, ttl: 60, data }
     }
 
     #[test]
@@ -325,23 +291,15 @@ mod tests {
             ttl: 61,
             data: LocalData::Aaaa(Ipv6Addr::LOCALHOST),
         };
-        let out = reply(
-            &asker(&question),
-            Rcode::NOERROR,
-            &[address(Owner::Question, 1), six],
-            &[],
+        let out =
+            reply(&asker(&question), Rcode::NOERROR, &[address(Owner::Question, 1), six], &[]);
+        let expected = Draft::new(9, FLAGS).octets(&question).count(0).address(60).record(
+            ANSWER,
+            AT_QUESTION,
+            RecordType::AAAA,
+            61,
+            &Ipv6Addr::LOCALHOST.octets(),
         );
-        let expected = Draft::new(9, FLAGS)
-            .octets(&question)
-            .count(0)
-            .address(60)
-            .record(
-                ANSWER,
-                AT_QUESTION,
-                RecordType::AAAA,
-                61,
-                &Ipv6Addr::LOCALHOST.octets(),
-            );
         assert_eq!(out, expected.0);
     }
 
@@ -384,20 +342,8 @@ mod tests {
         let expected = Draft::new(9, FLAGS)
             .octets(&question)
             .count(0)
-            .record(
-                ANSWER,
-                AT_QUESTION,
-                RecordType::CNAME,
-                60,
-                b"\x03cdn\xc0\x10",
-            )
-            .record(
-                ANSWER,
-                &[0xc0, target_at],
-                RecordType::A,
-                60,
-                &[192, 0, 2, 1],
-            );
+            .record(ANSWER, AT_QUESTION, RecordType::CNAME, 60, b"\x03cdn\xc0\x10")
+            .record(ANSWER, &[0xc0, target_at], RecordType::A, 60, &[192, 0, 2, 1]);
         assert_eq!(out, expected.0);
     }
 
@@ -417,32 +363,15 @@ mod tests {
     #[test]
     fn what_is_too_long_is_truncated_as_a_whole() {
         let question = question("www.example", RecordType::A);
-        let edns = ClientEdns {
-            udp_size: 512,
-            dnssec_ok: false,
-            version: 0,
-        };
-        let asker = Asker {
-            edns: Some(edns),
-            ..asker(&question)
-        };
+        let edns = ClientEdns { udp_size: 512, dnssec_ok: false, version: 0 };
+        let asker = Asker { edns: Some(edns), ..asker(&question) };
         let many = |count| vec![address(Owner::Question, 1); count];
         let fitting = (512 - 12 - question.len() - 11) / 16;
         let out = reply(&asker, Rcode::NOERROR, &many(fitting), &[]);
         assert_eq!(usize::from(out[7]), fitting);
-        let cut = Draft::new(9, FLAGS | Flags::TC)
-            .octets(&question)
-            .count(0)
-            .opt(1_232, 0, &[]);
-        assert_eq!(
-            reply(&asker, Rcode::NOERROR, &many(fitting + 1), &[]),
-            cut.0
-        );
-        assert_eq!(
-            reply(&asker, Rcode::NOERROR, &many(70_000), &[]),
-            cut.0,
-            "too many to count"
-        );
+        let cut = Draft::new(9, FLAGS | Flags::TC).octets(&question).count(0).opt(1_232, 0, &[]);
+        assert_eq!(reply(&asker, Rcode::NOERROR, &many(fitting + 1), &[]), cut.0);
+        assert_eq!(reply(&asker, Rcode::NOERROR, &many(70_000), &[]), cut.0, "too many to count");
     }
 
     #[test]
@@ -468,19 +397,9 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_not_sent() {
         let question = question("www.example", RecordType::A);
-        let out = reply(
-            &asker(&question),
-            Rcode::NOERROR,
-            &[address(Owner::Name(b"\x05a"), 1)],
-            &[],
-        );
-        assert_eq!(
-            out,
-            Draft::new(9, FLAGS | Flags::TC)
-                .octets(&question)
-                .count(0)
-                .0
-        );
+        let out =
+            reply(&asker(&question), Rcode::NOERROR, &[address(Owner::Name(b"\x05a"), 1)], &[]);
+        assert_eq!(out, Draft::new(9, FLAGS | Flags::TC).octets(&question).count(0).0);
     }
 
     proptest! {

@@ -7,10 +7,7 @@
 //!
 //! Arithmetic and indexing on what strangers send is checked by construction: two lints forbid
 //! the unchecked forms in this module.
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod codes;
 mod edns;

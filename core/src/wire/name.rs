@@ -72,9 +72,7 @@ impl Name {
         while let Some(character) = rest.next() {
             match character {
                 '.' => label.finish(&mut wire)?,
-                '\\' => label
-                    .octets
-                    .extend_from_slice(unescape(&mut rest)?.as_ref()),
+                '\\' => label.octets.extend_from_slice(unescape(&mut rest)?.as_ref()),
                 '\0'..=' ' | '\u{7f}' => return Err(NameError::Character { character }),
                 _ => label.push(character),
             }
@@ -175,8 +173,7 @@ pub fn suffixes(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn labels(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     suffixes(name).map_while(|suffix| {
         let (&length, rest) = suffix.split_first()?;
-        rest.get(..usize::from(length))
-            .filter(|label| !label.is_empty())
+        rest.get(..usize::from(length)).filter(|label| !label.is_empty())
     })
 }
 
@@ -202,8 +199,7 @@ struct Label {
 impl Label {
     fn push(&mut self, character: char) {
         self.international |= !character.is_ascii();
-        self.octets
-            .extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        self.octets.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
     }
 
     /// Appends the label to `wire` and starts the next one.
@@ -225,9 +221,7 @@ impl Label {
 
 /// The A-label of a U-label.
 fn idna(label: &[u8]) -> Result<Vec<u8>, NameError> {
-    let refused = || NameError::Idna {
-        label: String::from_utf8_lossy(label).into_owned(),
-    };
+    let refused = || NameError::Idna { label: String::from_utf8_lossy(label).into_owned() };
     let text = std::str::from_utf8(label).map_err(|_| refused())?;
     let mapped = hickory_proto::rr::domain::Label::from_utf8(text).map_err(|_| refused())?;
     // Other scripts' full stops map to a dot, which hickory would keep within one label.
@@ -246,15 +240,10 @@ fn unescape(rest: &mut std::str::Chars<'_>) -> Result<Escaped, NameError> {
     let mut number = first.to_digit(10).ok_or(NameError::Escape)?;
     for _ in 0..2 {
         let digit = rest.next().and_then(|character| character.to_digit(10));
-        number = number
-            .saturating_mul(10)
-            .saturating_add(digit.ok_or(NameError::Escape)?);
+        number = number.saturating_mul(10).saturating_add(digit.ok_or(NameError::Escape)?);
     }
     let octet = u8::try_from(number).map_err(|_| NameError::Escape)?;
-    Ok(Escaped {
-        octets: [octet, 0, 0, 0],
-        len: 1,
-    })
+    Ok(Escaped { octets: [octet, 0, 0, 0], len: 1 })
 }
 
 /// The octets of one escape.
@@ -310,49 +299,31 @@ mod tests {
         for text in ["..", ".a", "a..b", "a.."] {
             assert_eq!(Name::parse(text), Err(NameError::EmptyLabel), "{text}");
         }
-        assert_eq!(
-            Name::parse("a b"),
-            Err(NameError::Character { character: ' ' })
-        );
-        assert_eq!(
-            Name::parse("a\tb"),
-            Err(NameError::Character { character: '\t' })
-        );
+        assert_eq!(Name::parse("a b"), Err(NameError::Character { character: ' ' }));
+        assert_eq!(Name::parse("a\tb"), Err(NameError::Character { character: '\t' }));
     }
 
     #[test]
     fn lengths_are_bounded_rfc_1035_section_2_3_4() {
         let label = "a".repeat(63);
         assert!(Name::parse(&label).is_ok());
-        assert_eq!(
-            Name::parse(&"a".repeat(64)),
-            Err(NameError::LabelTooLong { octets: 64 })
-        );
+        assert_eq!(Name::parse(&"a".repeat(64)), Err(NameError::LabelTooLong { octets: 64 }));
         let longest = [&label[..], &label, &label, &"a".repeat(61)].join(".");
         assert_eq!(Name::parse(&longest).unwrap().as_wire().len(), 255);
         let longer = [&label[..], &label, &label, &"a".repeat(62)].join(".");
-        assert_eq!(
-            Name::parse(&longer),
-            Err(NameError::TooLong { octets: 256 })
-        );
+        assert_eq!(Name::parse(&longer), Err(NameError::TooLong { octets: 256 }));
     }
 
     #[test]
     fn international_labels_become_a_labels() {
-        assert_eq!(
-            Name::parse("Bücher.example").unwrap().to_string(),
-            "xn--bcher-kva.example."
-        );
+        assert_eq!(Name::parse("Bücher.example").unwrap().to_string(), "xn--bcher-kva.example.");
         assert_eq!(
             Name::parse("пример.испытание").unwrap().to_string(),
             "xn--e1afmkfd.xn--80akhbyknj4f."
         );
         // An ideographic full stop maps to a dot, which would end up within a label.
         for text in ["例。jp", "\u{a0}", "ü!"] {
-            assert!(
-                matches!(Name::parse(text), Err(NameError::Idna { .. })),
-                "{text}"
-            );
+            assert!(matches!(Name::parse(text), Err(NameError::Idna { .. })), "{text}");
         }
     }
 
@@ -370,11 +341,7 @@ mod tests {
         assert_eq!(all, [&b"\x01a\x02bc\0"[..], b"\x02bc\0", b"\0"]);
         assert_eq!(suffixes(b"\0").count(), 1);
         assert_eq!(suffixes(b"").count(), 0);
-        assert_eq!(
-            suffixes(b"\x05ab").count(),
-            1,
-            "no panic on what is no name"
-        );
+        assert_eq!(suffixes(b"\x05ab").count(), 1, "no panic on what is no name");
     }
 
     fn labels_strategy() -> impl Strategy<Value = Vec<Vec<u8>>> {

@@ -22,10 +22,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A cursor at the first octet.
     pub(crate) const fn new(message: &'a [u8]) -> Self {
-        Self {
-            message,
-            rest: message,
-        }
+        Self { message, rest: message }
     }
 
     /// A cursor `position` octets into the message.
@@ -92,19 +89,13 @@ impl<'a> Reader<'a> {
         let mut limit = self.position();
         let mut end = self.labels(NAME_OCTETS)?;
         // Each round has a smaller `limit`, so that no message makes this loop forever.
-        while let End::Pointer {
-            target,
-            octets_left,
-        } = end
-        {
+        while let End::Pointer { target, octets_left } = end {
             // The header holds no names; a pointer there would read the client's id.
             if target < HEADER_OCTETS || target >= limit {
                 return None;
             }
-            let mut segment = Self {
-                message: self.message,
-                rest: self.message.get(target..limit)?,
-            };
+            let mut segment =
+                Self { message: self.message, rest: self.message.get(target..limit)? };
             end = segment.labels(octets_left)?;
             limit = target;
         }
@@ -119,19 +110,14 @@ impl<'a> Reader<'a> {
             let length = self.u8()?;
             left = left.checked_sub(1)?;
             if length == 0 {
-                return Some(End::Root {
-                    octets: octets_left.checked_sub(left)?,
-                });
+                return Some(End::Root { octets: octets_left.checked_sub(left)? });
             }
             if length > LABEL_OCTETS {
                 // The combinations 01 and 10 are reserved (RFC 6891 section 5).
                 let high = length.checked_sub(POINTER_BITS)?;
                 let target = usize::from(u16::from_be_bytes([high, self.u8()?]));
                 // The pointer's first octet stood where the root octet of the rest will count.
-                return Some(End::Pointer {
-                    target,
-                    octets_left: left.checked_add(1)?,
-                });
+                return Some(End::Pointer { target, octets_left: left.checked_add(1)? });
             }
             left = left.checked_sub(usize::from(length))?;
             self.take(usize::from(length))?;
@@ -200,10 +186,7 @@ impl<'a> Writer<'a> {
 
     /// Overwrites two octets at `position`, which were written before.
     pub(crate) fn patch_u16(&mut self, position: usize, number: u16) -> Option<()> {
-        let place = self
-            .out
-            .get_mut(position..self.at)?
-            .first_chunk_mut::<2>()?;
+        let place = self.out.get_mut(position..self.at)?.first_chunk_mut::<2>()?;
         *place = number.to_be_bytes();
         Some(())
     }
@@ -263,10 +246,7 @@ mod tests {
         let label = [&[63][..], &[b'a'; 63]].concat();
         let longest = [&label[..], &label, &label, &[61], &[b'b'; 61], &[0]].concat();
         assert_eq!(longest.len(), NAME_OCTETS);
-        assert_eq!(
-            Reader::new(&longest).uncompressed_name(),
-            Some(&longest[..])
-        );
+        assert_eq!(Reader::new(&longest).uncompressed_name(), Some(&longest[..]));
         let longer = [&label[..], &label, &label, &[62], &[b'b'; 62], &[0]].concat();
         assert_eq!(Reader::new(&longer).uncompressed_name(), None);
 
@@ -288,10 +268,7 @@ mod tests {
     #[test]
     fn compressed_is_not_uncompressed() {
         let message = behind_header(b"\x01a\0\xc0\x0c");
-        assert_eq!(
-            Reader::at(&message, 12).unwrap().uncompressed_name(),
-            Some(&b"\x01a\0"[..])
-        );
+        assert_eq!(Reader::at(&message, 12).unwrap().uncompressed_name(), Some(&b"\x01a\0"[..]));
         assert_eq!(Reader::at(&message, 15).unwrap().uncompressed_name(), None);
     }
 

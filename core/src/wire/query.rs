@@ -67,11 +67,7 @@ impl<'a> QueryView<'a> {
         }
         let mut seen = Seen::default();
         let read = seen.read(&header, reader);
-        let rcode = if header.flags.opcode() == 0 {
-            read.err()
-        } else {
-            Some(Rcode::NOTIMP)
-        };
+        let rcode = if header.flags.opcode() == 0 { read.err() } else { Some(Rcode::NOTIMP) };
         match (rcode, seen.question) {
             (None, Some(question)) => Ok(Self {
                 id: header.id,
@@ -145,9 +141,7 @@ impl<'a> QueryView<'a> {
     /// (RFC 6891 section 6.2.5).
     #[must_use]
     pub fn udp_limit(&self, udp_size: u16) -> usize {
-        let takes = self
-            .edns
-            .map_or(UDP_PLAIN_OCTETS, |edns| usize::from(edns.udp_size));
+        let takes = self.edns.map_or(UDP_PLAIN_OCTETS, |edns| usize::from(edns.udp_size));
         takes.min(usize::from(udp_size))
     }
 
@@ -183,12 +177,7 @@ impl<'a> Question<'a> {
         let record_type = RecordType(reader.u16()?);
         let record_class = RecordClass(reader.u16()?);
         let octets = start.get(..start.len().checked_sub(reader.rest().len())?)?;
-        Some(Self {
-            octets,
-            name,
-            record_type,
-            record_class,
-        })
+        Some(Self { octets, name, record_type, record_class })
     }
 }
 
@@ -286,20 +275,12 @@ mod tests {
         let options = [0, 10, 0, 2, 7, 7, 0, 8, 0, 4, 0, 1, 0, 0];
         let message = plain().opt(4_096, 0x8000, &options).0;
         let query = QueryView::parse(&message).unwrap();
-        let edns = ClientEdns {
-            udp_size: 4_096,
-            dnssec_ok: true,
-            version: 0,
-        };
+        let edns = ClientEdns { udp_size: 4_096, dnssec_ok: true, version: 0 };
         assert_eq!(query.edns(), Some(edns));
         assert_eq!(query.client_subnet(), Some(&[0, 1, 0, 0][..]));
         assert_eq!(query.udp_limit(1_232), 1_232, "ours is less");
         let message = plain().opt(600, 0, &[]).0;
-        assert_eq!(
-            QueryView::parse(&message).unwrap().udp_limit(1_232),
-            600,
-            "theirs is less"
-        );
+        assert_eq!(QueryView::parse(&message).unwrap().udp_limit(1_232), 600, "theirs is less");
     }
 
     #[test]
@@ -313,11 +294,7 @@ mod tests {
         );
         assert!(QueryView::parse(&tsig.0).unwrap().edns().is_some());
         let cut = &tsig.0[..tsig.0.len() - 1];
-        assert_eq!(
-            rejected(cut),
-            (Rcode::FORMERR, true, true),
-            "but they must be whole"
-        );
+        assert_eq!(rejected(cut), (Rcode::FORMERR, true, true), "but they must be whole");
     }
 
     #[test]
@@ -325,14 +302,8 @@ mod tests {
         let response = Draft::new(1, Flags::QR).question("a", RecordType::A).0;
         assert!(matches!(QueryView::parse(&response), Err(Rejected::Drop)));
         for length in 0..12 {
-            assert!(matches!(
-                QueryView::parse(&response[..length]),
-                Err(Rejected::Drop)
-            ));
-            assert!(matches!(
-                QueryView::parse(&plain().0[..length]),
-                Err(Rejected::Drop)
-            ));
+            assert!(matches!(QueryView::parse(&response[..length]), Err(Rejected::Drop)));
+            assert!(matches!(QueryView::parse(&plain().0[..length]), Err(Rejected::Drop)));
         }
     }
 
@@ -340,11 +311,7 @@ mod tests {
     fn counts_other_than_one_question_are_formerr() {
         let formerr = (Rcode::FORMERR, false, false);
         assert_eq!(rejected(&Draft::new(0x1234, RD).0), formerr, "none");
-        assert_eq!(
-            rejected(&plain().question("b", RecordType::A).0),
-            formerr,
-            "two"
-        );
+        assert_eq!(rejected(&plain().question("b", RecordType::A).0), formerr, "two");
         let formerr = (Rcode::FORMERR, true, false);
         let answer = plain().record(ANSWER, &[0], RecordType::A, 1, &[1, 2, 3, 4]);
         assert_eq!(rejected(&answer.0), formerr, "an answer");
@@ -354,22 +321,13 @@ mod tests {
 
     #[test]
     fn malformed_questions_are_formerr() {
-        let ask = |name: &[u8]| {
-            Draft::new(0x1234, RD)
-                .octets(name)
-                .octets(&[0, 1, 0, 1])
-                .count(0)
-                .0
-        };
+        let ask =
+            |name: &[u8]| Draft::new(0x1234, RD).octets(name).octets(&[0, 1, 0, 1]).count(0).0;
         let formerr = (Rcode::FORMERR, false, false);
         assert_eq!(rejected(&ask(&[0xc0, 12])), formerr, "compressed");
         assert_eq!(rejected(&ask(&[0x41, 0])), formerr, "reserved label type");
         let long = [[63; 64], [63; 64], [63; 64], [63; 64]].concat();
-        assert_eq!(
-            rejected(&ask(&[&long[..], &[0]].concat())),
-            formerr,
-            "257 octets"
-        );
+        assert_eq!(rejected(&ask(&[&long[..], &[0]].concat())), formerr, "257 octets");
         let whole = plain().0;
         for length in 12..whole.len() {
             assert_eq!(rejected(&whole[..length]), formerr, "cut at {length}");
@@ -378,28 +336,17 @@ mod tests {
 
     #[test]
     fn trailing_garbage_is_formerr() {
-        assert_eq!(
-            rejected(&plain().octets(&[0]).0),
-            (Rcode::FORMERR, true, false)
-        );
+        assert_eq!(rejected(&plain().octets(&[0]).0), (Rcode::FORMERR, true, false));
     }
 
     #[test]
     fn a_wrong_opt_is_formerr_with_opt_rfc_6891_section_7() {
         let formerr = (Rcode::FORMERR, true, true);
-        assert_eq!(
-            rejected(&plain().opt(512, 0, &[]).opt(512, 0, &[]).0),
-            formerr,
-            "two"
-        );
+        assert_eq!(rejected(&plain().opt(512, 0, &[]).opt(512, 0, &[]).0), formerr, "two");
         let owned = plain().record(ADDITIONAL, &wire("a"), RecordType::OPT, 0, &[]);
         assert_eq!(rejected(&owned.0), formerr, "owner");
         for options in [&[0, 8, 0, 1][..], &[0], &[0, 8, 0]] {
-            assert_eq!(
-                rejected(&plain().opt(512, 0, options).0),
-                formerr,
-                "{options:?}"
-            );
+            assert_eq!(rejected(&plain().opt(512, 0, options).0), formerr, "{options:?}");
         }
     }
 
@@ -409,10 +356,7 @@ mod tests {
         assert_eq!(rejected(&update.0), (Rcode::NOTIMP, true, false));
         let garbage = update.octets(&[1, 2, 3]);
         assert_eq!(rejected(&garbage.0), (Rcode::NOTIMP, true, false));
-        assert_eq!(
-            rejected(&Draft::new(0x1234, 2 << 11).0),
-            (Rcode::NOTIMP, false, false)
-        );
+        assert_eq!(rejected(&Draft::new(0x1234, 2 << 11).0), (Rcode::NOTIMP, false, false));
     }
 
     #[test]

@@ -57,11 +57,7 @@ impl Record<'_> {
 }
 
 const fn sane(seconds: u32) -> u32 {
-    if seconds > i32::MAX.unsigned_abs() {
-        0
-    } else {
-        seconds
-    }
+    if seconds > i32::MAX.unsigned_abs() { 0 } else { seconds }
 }
 
 /// The record at the cursor; `None` if it is cut off or its owner's name is malformed.
@@ -74,13 +70,5 @@ pub(crate) fn read_record<'a>(reader: &mut Reader<'a>) -> Option<Record<'a>> {
     let ttl = reader.u32()?;
     let rdata_octets = usize::from(reader.u16()?);
     let rdata = reader.take(rdata_octets)?;
-    Some(Record {
-        start,
-        ttl_at,
-        end: reader.position(),
-        record_type,
-        class,
-        ttl,
-        rdata,
-    })
+    Some(Record { start, ttl_at, end: reader.position(), record_type, class, ttl, rdata })
 }

@@ -56,15 +56,9 @@ pub fn write_answer(
     let [answers, authorities, additionals] = answer.counts();
     let age_seconds = now.seconds_since(answer.stored_at());
     let part = if answer.body().len() <= room {
-        Part {
-            counts: [answers, authorities, additionals],
-            body: answer.body(),
-        }
+        Part { counts: [answers, authorities, additionals], body: answer.body() }
     } else if answer.body_without_additional().len() <= room {
-        Part {
-            counts: [answers, authorities, 0],
-            body: answer.body_without_additional(),
-        }
+        Part { counts: [answers, authorities, 0], body: answer.body_without_additional() }
     } else {
         return frame.finish(out, flags | Flags::TC, [0; 3], |_| Some(()));
     };
@@ -72,15 +66,10 @@ pub fn write_answer(
         let body = writer.put_mut(part.body)?;
         for offset in answer.ttl_offsets() {
             // Offsets rise; those of records left out come last.
-            let Some(ttl) = body
-                .get_mut(offset..)
-                .and_then(<[u8]>::first_chunk_mut::<4>)
-            else {
+            let Some(ttl) = body.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<4>) else {
                 break;
             };
-            *ttl = u32::from_be_bytes(*ttl)
-                .saturating_sub(age_seconds)
-                .to_be_bytes();
+            *ttl = u32::from_be_bytes(*ttl).saturating_sub(age_seconds).to_be_bytes();
         }
         Some(())
     })
@@ -127,28 +116,19 @@ impl<'a> Frame<'a> {
             dnssec_ok: edns.dnssec_ok,
             error,
         });
-        let rcode = if opt.is_none() && rcode.high() != 0 {
-            Rcode::SERVFAIL
-        } else {
-            rcode
-        };
+        let rcode = if opt.is_none() && rcode.high() != 0 { Rcode::SERVFAIL } else { rcode };
         Self { asker, rcode, opt }
     }
 
     /// Octets of header, question and OPT record.
     fn octets(&self) -> usize {
         let opt = self.opt.as_ref().map_or(0, OwnOpt::octets);
-        super::HEADER_OCTETS
-            .saturating_add(self.asker.question.len())
-            .saturating_add(opt)
+        super::HEADER_OCTETS.saturating_add(self.asker.question.len()).saturating_add(opt)
     }
 
     /// Octets left for records in `out`.
     fn room(&self, out: &[u8]) -> usize {
-        self.asker
-            .limit
-            .min(out.len())
-            .saturating_sub(self.octets())
+        self.asker.limit.min(out.len()).saturating_sub(self.octets())
     }
 
     /// Writes the reply: header with `flags` (beside those that every reply has) and the counts of

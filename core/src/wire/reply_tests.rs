@@ -19,38 +19,18 @@ const BOUNDS: TtlBounds = TtlBounds {
     negative_max_seconds: 3_600,
     servfail_seconds: 5,
 };
-const DNSSEC: ClientEdns = ClientEdns {
-    udp_size: 4_096,
-    dnssec_ok: true,
-    version: 0,
-};
-const EDNS: ClientEdns = ClientEdns {
-    udp_size: 4_096,
-    dnssec_ok: false,
-    version: 0,
-};
+const DNSSEC: ClientEdns = ClientEdns { udp_size: 4_096, dnssec_ok: true, version: 0 };
+const EDNS: ClientEdns = ClientEdns { udp_size: 4_096, dnssec_ok: false, version: 0 };
 /// What every reply to a query with RD starts with.
 const FLAGS: u16 = Flags::QR | Flags::RD | Flags::RA;
 
 fn asker(question: &[u8], edns: Option<ClientEdns>) -> Asker<'_> {
-    Asker {
-        id: 0xabcd,
-        flags: Flags(Flags::RD),
-        question,
-        edns,
-        limit: 65_535,
-    }
+    Asker { id: 0xabcd, flags: Flags(Flags::RD), question, edns, limit: 65_535 }
 }
 
 fn packed(draft: &Draft) -> Vec<u8> {
     let mut out = Vec::new();
-    pack(
-        &ResponseView::parse(&draft.0).unwrap(),
-        &BOUNDS,
-        Instant::ZERO,
-        &mut out,
-    )
-    .unwrap();
+    pack(&ResponseView::parse(&draft.0).unwrap(), &BOUNDS, Instant::ZERO, &mut out).unwrap();
     out
 }
 
@@ -75,20 +55,11 @@ fn flags(reply: &[u8]) -> u16 {
 fn the_client_gets_its_own_header_and_spelling() {
     let packed = packed(&upstream(0).address(60).opt(512, 0, &[0, 10, 0, 1, 9]));
     let question = question("wWw.eXample", RecordType::A);
-    let expected = Draft::new(0xabcd, FLAGS)
-        .octets(&question)
-        .count(0)
-        .address(48);
-    assert_eq!(
-        answer(&asker(&question, None), &packed, 12, None),
-        expected.0
-    );
+    let expected = Draft::new(0xabcd, FLAGS).octets(&question).count(0).address(48);
+    assert_eq!(answer(&asker(&question, None), &packed, 12, None), expected.0);
 
     let expected = expected.opt(1_232, 0, &[]);
-    assert_eq!(
-        answer(&asker(&question, Some(EDNS)), &packed, 12, None),
-        expected.0
-    );
+    assert_eq!(answer(&asker(&question, Some(EDNS)), &packed, 12, None), expected.0);
 }
 
 #[test]
@@ -96,19 +67,10 @@ fn an_extended_error_needs_an_opt_rfc_8914_section_3() {
     let packed = packed(&upstream(0).address(60));
     let question = question("www.example", RecordType::A);
     let stale = Some(ExtendedError::STALE_ANSWER);
-    let expected = Draft::new(0xabcd, FLAGS)
-        .octets(&question)
-        .count(0)
-        .address(0);
-    assert_eq!(
-        answer(&asker(&question, None), &packed, 99, stale),
-        expected.0
-    );
+    let expected = Draft::new(0xabcd, FLAGS).octets(&question).count(0).address(0);
+    assert_eq!(answer(&asker(&question, None), &packed, 99, stale), expected.0);
     let expected = expected.opt(1_232, 0x8000, &[0, 15, 0, 2, 0, 3]);
-    assert_eq!(
-        answer(&asker(&question, Some(DNSSEC)), &packed, 99, stale),
-        expected.0
-    );
+    assert_eq!(answer(&asker(&question, Some(DNSSEC)), &packed, 99, stale), expected.0);
 }
 
 #[test]
@@ -117,16 +79,9 @@ fn authentic_data_is_for_who_asks_for_it_rfc_6840_section_5_8() {
     let authentic = packed(&upstream(Flags::AD).address(60));
     let unproven = packed(&upstream(0).address(60));
     let ad = |packed: &[u8], flags_sent: u16, edns| {
-        let asker = Asker {
-            flags: Flags(flags_sent),
-            ..asker(&question, edns)
-        };
+        let asker = Asker { flags: Flags(flags_sent), ..asker(&question, edns) };
         let flags = flags(&answer(&asker, packed, 0, None));
-        assert_eq!(
-            flags & !Flags::AD,
-            Flags::QR | Flags::RA,
-            "and nothing else"
-        );
+        assert_eq!(flags & !Flags::AD, Flags::QR | Flags::RA, "and nothing else");
         flags & Flags::AD != 0
     };
     assert!(ad(&authentic, Flags::AD, None));
@@ -140,22 +95,11 @@ fn authentic_data_is_for_who_asks_for_it_rfc_6840_section_5_8() {
 fn flags_are_the_clients_or_ours() {
     let question = question("www.example", RecordType::A);
     let packed = packed(&upstream(Flags::CD).address(60));
-    let sent = [
-        0,
-        Flags::RD,
-        Flags::CD,
-        Flags::AA | Flags::TC | Flags::RA | 0x40 | 0x0f,
-    ];
+    let sent = [0, Flags::RD, Flags::CD, Flags::AA | Flags::TC | Flags::RA | 0x40 | 0x0f];
     let kept = [0, Flags::RD, Flags::CD, 0];
     for (sent, kept) in sent.into_iter().zip(kept) {
-        let asker = Asker {
-            flags: Flags(sent),
-            ..asker(&question, None)
-        };
-        assert_eq!(
-            flags(&answer(&asker, &packed, 0, None)),
-            Flags::QR | Flags::RA | kept
-        );
+        let asker = Asker { flags: Flags(sent), ..asker(&question, None) };
+        assert_eq!(flags(&answer(&asker, &packed, 0, None)), Flags::QR | Flags::RA | kept);
     }
 }
 
@@ -164,43 +108,33 @@ fn negative_answers_keep_rcode_and_soa() {
     let nxdomain = upstream(3).record(AUTHORITY, AT_QUESTION, RecordType::SOA, 60, &soa(30));
     let question = question("www.example", RecordType::A);
     let reply = answer(&asker(&question, None), &packed(&nxdomain), 10, None);
-    let expected = Draft::new(0xabcd, FLAGS | 3)
-        .octets(&question)
-        .count(0)
-        .record(AUTHORITY, AT_QUESTION, RecordType::SOA, 20, &soa(30));
+    let expected = Draft::new(0xabcd, FLAGS | 3).octets(&question).count(0).record(
+        AUTHORITY,
+        AT_QUESTION,
+        RecordType::SOA,
+        20,
+        &soa(30),
+    );
     assert_eq!(reply, expected.0);
 }
 
 #[test]
 fn additional_records_go_first_and_quietly_rfc_2181_section_9() {
     let question = question("www.example", RecordType::A);
-    let base = upstream(0)
-        .address(60)
-        .record(AUTHORITY, &[0], RecordType::NS, 60, &wire("ns"));
-    let additional = base
-        .clone()
-        .record(ADDITIONAL, &wire("ns"), RecordType::A, 60, &[9; 4]);
+    let base = upstream(0).address(60).record(AUTHORITY, &[0], RecordType::NS, 60, &wire("ns"));
+    let additional = base.clone().record(ADDITIONAL, &wire("ns"), RecordType::A, 60, &[9; 4]);
     let packed = packed(&additional);
     let asker = asker(&question, Some(EDNS));
     let whole = additional.0.len() + 11;
     let counts = |limit: usize| {
         let reply = answer(&Asker { limit, ..asker }, &packed, 0, None);
         assert!(reply.len() <= limit);
-        (
-            flags(&reply) & Flags::TC != 0,
-            reply[7],
-            reply[9],
-            reply[11],
-        )
+        (flags(&reply) & Flags::TC != 0, reply[7], reply[9], reply[11])
     };
     assert_eq!(counts(whole), (false, 1, 1, 2));
     assert_eq!(counts(whole - 1), (false, 1, 1, 1), "OPT stays");
     assert_eq!(counts(base.0.len() + 11), (false, 1, 1, 1));
-    assert_eq!(
-        counts(base.0.len() + 10),
-        (true, 0, 0, 1),
-        "no part of a section"
-    );
+    assert_eq!(counts(base.0.len() + 10), (true, 0, 0, 1), "no part of a section");
 }
 
 #[test]
@@ -231,30 +165,17 @@ fn an_extended_rcode_needs_an_opt_rfc_6891_section_6_1_3() {
         out[..length].to_vec()
     };
     let expected =
-        Draft::new(0xabcd, FLAGS)
-            .octets(&question)
-            .count(0)
-            .opt(1_232, 0x0100_0000, &[]);
+        Draft::new(0xabcd, FLAGS).octets(&question).count(0).opt(1_232, 0x0100_0000, &[]);
     assert_eq!(rcode(Some(EDNS)), expected.0);
-    assert_eq!(
-        flags(&rcode(None)),
-        FLAGS | 2,
-        "SERVFAIL, since the low bits say NOERROR"
-    );
+    assert_eq!(flags(&rcode(None)), FLAGS | 2, "SERVFAIL, since the low bits say NOERROR");
 }
 
 #[test]
 fn an_rcode_goes_without_question_too() {
     let mut out = [0; 512];
-    let asker = Asker {
-        flags: Flags(5 << 11),
-        ..asker(&[], None)
-    };
+    let asker = Asker { flags: Flags(5 << 11), ..asker(&[], None) };
     let length = write_rcode(&mut out, &asker, SETTINGS, Rcode::NOTIMP, None);
-    assert_eq!(
-        out[..length],
-        Draft::new(0xabcd, Flags::QR | Flags::RA | 5 << 11 | 4).0
-    );
+    assert_eq!(out[..length], Draft::new(0xabcd, Flags::QR | Flags::RA | 5 << 11 | 4).0);
 }
 
 #[test]
@@ -266,26 +187,11 @@ fn too_little_room_gives_nothing() {
     let mut out = vec![0; least];
     let now = Instant::ZERO;
     let answer = Packed::new(&packed);
-    assert_eq!(
-        write_answer(&mut out, &asker, SETTINGS, answer, now, None),
-        least
-    );
-    assert_eq!(
-        write_answer(&mut out[1..], &asker, SETTINGS, answer, now, None),
-        0
-    );
-    let asker = Asker {
-        limit: least - 1,
-        ..asker
-    };
-    assert_eq!(
-        write_answer(&mut out, &asker, SETTINGS, answer, now, None),
-        0
-    );
-    assert_eq!(
-        write_rcode(&mut out, &asker, SETTINGS, Rcode::REFUSED, None),
-        0
-    );
+    assert_eq!(write_answer(&mut out, &asker, SETTINGS, answer, now, None), least);
+    assert_eq!(write_answer(&mut out[1..], &asker, SETTINGS, answer, now, None), 0);
+    let asker = Asker { limit: least - 1, ..asker };
+    assert_eq!(write_answer(&mut out, &asker, SETTINGS, answer, now, None), 0);
+    assert_eq!(write_rcode(&mut out, &asker, SETTINGS, Rcode::REFUSED, None), 0);
 }
 
 proptest! {

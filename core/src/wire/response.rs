@@ -93,16 +93,13 @@ impl<'a> ResponseView<'a> {
     /// If it cannot be used; see [`MalformedResponse`].
     pub fn parse(message: &'a [u8]) -> Result<Self, MalformedResponse> {
         let mut reader = Reader::new(message);
-        let header = Header::read(&mut reader).ok_or(MalformedResponse::TooShort {
-            octets: message.len(),
-        })?;
+        let header = Header::read(&mut reader)
+            .ok_or(MalformedResponse::TooShort { octets: message.len() })?;
         if !header.flags.contains(Flags::QR) {
             return Err(MalformedResponse::Query);
         }
         if header.flags.opcode() != 0 {
-            return Err(MalformedResponse::Opcode {
-                opcode: header.flags.opcode(),
-            });
+            return Err(MalformedResponse::Opcode { opcode: header.flags.opcode() });
         }
         let question = match header.questions {
             0 => None,
@@ -274,18 +271,9 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(asked: Option<RecordType>, start: usize) -> Self {
-        let sections = Sections {
-            start,
-            authorities_end: start,
-            kept_end: start,
-            ..Sections::default()
-        };
-        Self {
-            asked,
-            sections,
-            opt: None,
-            facts: Facts::default(),
-        }
+        let sections =
+            Sections { start, authorities_end: start, kept_end: start, ..Sections::default() };
+        Self { asked, sections, opt: None, facts: Facts::default() }
     }
 
     fn all(&mut self, header: &Header, reader: &mut Reader<'a>) -> Result<(), MalformedResponse> {
@@ -313,9 +301,7 @@ impl<'a> Walk<'a> {
             let record = read_record(reader).ok_or(MalformedResponse::Record)?;
             if record.record_type == RecordType::OPT {
                 if self.opt.is_some() || !record.owned_by_root() {
-                    return Err(MalformedResponse::Misplaced {
-                        record_type: record.record_type,
-                    });
+                    return Err(MalformedResponse::Misplaced { record_type: record.record_type });
                 }
                 self.opt = Some(record);
             }
@@ -339,9 +325,9 @@ impl<'a> Walk<'a> {
 fn read_lasting<'a>(reader: &mut Reader<'a>) -> Result<Record<'a>, MalformedResponse> {
     let record = read_record(reader).ok_or(MalformedResponse::Record)?;
     match record.record_type {
-        RecordType::OPT | RecordType::TSIG => Err(MalformedResponse::Misplaced {
-            record_type: record.record_type,
-        }),
+        RecordType::OPT | RecordType::TSIG => {
+            Err(MalformedResponse::Misplaced { record_type: record.record_type })
+        }
         _ => Ok(record),
     }
 }

@@ -14,43 +14,19 @@ fn response(rcode: Rcode) -> Draft {
 }
 
 fn with_soa(draft: Draft, ttl: u32, minimum: u32) -> Draft {
-    draft.record(
-        AUTHORITY,
-        &wire("example"),
-        RecordType::SOA,
-        ttl,
-        &soa(minimum),
-    )
+    draft.record(AUTHORITY, &wire("example"), RecordType::SOA, ttl, &soa(minimum))
 }
 
 fn with_ns(draft: Draft) -> Draft {
-    draft.record(
-        AUTHORITY,
-        &wire("example"),
-        RecordType::NS,
-        60,
-        &wire("ns.example"),
-    )
+    draft.record(AUTHORITY, &wire("example"), RecordType::NS, 60, &wire("ns.example"))
 }
 
 fn with_cname(draft: Draft) -> Draft {
-    draft.record(
-        ANSWER,
-        AT_QUESTION,
-        RecordType::CNAME,
-        60,
-        &wire("other.example"),
-    )
+    draft.record(ANSWER, AT_QUESTION, RecordType::CNAME, 60, &wire("other.example"))
 }
 
 fn with_glue(draft: Draft) -> Draft {
-    draft.record(
-        ADDITIONAL,
-        &wire("ns.example"),
-        RecordType::A,
-        60,
-        &[192, 0, 2, 53],
-    )
+    draft.record(ADDITIONAL, &wire("ns.example"), RecordType::A, 60, &[192, 0, 2, 53])
 }
 
 fn kind(draft: &Draft) -> ResponseKind {
@@ -65,10 +41,7 @@ fn refusal(message: &[u8]) -> MalformedResponse {
 fn fields() {
     let message = response(Rcode::NOERROR).address(60).0;
     let view = ResponseView::parse(&message).unwrap();
-    assert_eq!(
-        (view.id(), view.flags(), view.rcode()),
-        (7, Flags(QR), Rcode::NOERROR)
-    );
+    assert_eq!((view.id(), view.flags(), view.rcode()), (7, Flags(QR), Rcode::NOERROR));
     assert_eq!(view.question(), question("www.example", RecordType::A));
     assert!(!view.truncated());
     assert_eq!(ResponseView::peek_id(&message), Some(7));
@@ -77,96 +50,44 @@ fn fields() {
 
 #[test]
 fn positive_answers() {
-    assert_eq!(
-        kind(&response(Rcode::NOERROR).address(60)),
-        ResponseKind::Answer
-    );
-    assert_eq!(
-        kind(&with_cname(response(Rcode::NOERROR)).address(60)),
-        ResponseKind::Answer
-    );
-    assert_eq!(
-        kind(&with_soa(response(Rcode::NOERROR).address(60), 1, 1)),
-        ResponseKind::Answer
-    );
-    assert_eq!(
-        kind(&with_ns(response(Rcode::NOERROR).address(60))),
-        ResponseKind::Answer
-    );
+    assert_eq!(kind(&response(Rcode::NOERROR).address(60)), ResponseKind::Answer);
+    assert_eq!(kind(&with_cname(response(Rcode::NOERROR)).address(60)), ResponseKind::Answer);
+    assert_eq!(kind(&with_soa(response(Rcode::NOERROR).address(60), 1, 1)), ResponseKind::Answer);
+    assert_eq!(kind(&with_ns(response(Rcode::NOERROR).address(60))), ResponseKind::Answer);
     // A chain that the server did not follow: the client may.
-    assert_eq!(
-        kind(&with_cname(response(Rcode::NOERROR))),
-        ResponseKind::Answer
-    );
+    assert_eq!(kind(&with_cname(response(Rcode::NOERROR))), ResponseKind::Answer);
     let any = with_cname(Draft::new(7, QR).question("www.example", RecordType::ANY));
-    assert_eq!(
-        kind(&with_soa(any, 1, 1)),
-        ResponseKind::Answer,
-        "any record answers ANY"
-    );
+    assert_eq!(kind(&with_soa(any, 1, 1)), ResponseKind::Answer, "any record answers ANY");
 }
 
 #[test]
 fn no_data_rfc_2308_section_2_2() {
-    let negative = |seconds| ResponseKind::NoData {
-        negative_ttl: Some(seconds),
-    };
+    let negative = |seconds| ResponseKind::NoData { negative_ttl: Some(seconds) };
     let base = response(Rcode::NOERROR);
-    assert_eq!(
-        kind(&with_ns(with_soa(base.clone(), 60, 60))),
-        negative(60),
-        "type 1"
-    );
-    assert_eq!(
-        kind(&with_soa(base.clone(), 60, 60)),
-        negative(60),
-        "type 2"
-    );
+    assert_eq!(kind(&with_ns(with_soa(base.clone(), 60, 60))), negative(60), "type 1");
+    assert_eq!(kind(&with_soa(base.clone(), 60, 60)), negative(60), "type 2");
     let without = ResponseKind::NoData { negative_ttl: None };
     assert_eq!(kind(&base), without, "type 3");
-    assert_eq!(
-        kind(&with_soa(with_cname(base), 60, 60)),
-        negative(60),
-        "end of a chain"
-    );
+    assert_eq!(kind(&with_soa(with_cname(base), 60, 60)), negative(60), "end of a chain");
 }
 
 #[test]
 fn no_such_name_rfc_2308_section_2_1() {
     let base = response(Rcode::NXDOMAIN);
-    let negative = ResponseKind::NxDomain {
-        negative_ttl: Some(30),
-    };
+    let negative = ResponseKind::NxDomain { negative_ttl: Some(30) };
     assert_eq!(kind(&with_soa(base.clone(), 60, 30)), negative);
-    assert_eq!(
-        kind(&with_soa(with_cname(base.clone()), 60, 30)),
-        negative,
-        "end of a chain"
-    );
+    assert_eq!(kind(&with_soa(with_cname(base.clone()), 60, 30)), negative, "end of a chain");
     let without = ResponseKind::NxDomain { negative_ttl: None };
-    assert_eq!(
-        kind(&with_ns(base)),
-        without,
-        "type 4 looks like a referral but is none"
-    );
+    assert_eq!(kind(&with_ns(base)), without, "type 4 looks like a referral but is none");
 }
 
 #[test]
 fn negative_ttl_is_the_lesser_one_rfc_2308_section_5() {
-    for (ttl, minimum, least) in [
-        (60, 30, 30),
-        (30, 60, 30),
-        (0, 60, 0),
-        (60, 0x8000_0000, 0),
-        (u32::MAX, 60, 0),
-    ] {
+    for (ttl, minimum, least) in
+        [(60, 30, 30), (30, 60, 30), (0, 60, 0), (60, 0x8000_0000, 0), (u32::MAX, 60, 0)]
+    {
         let draft = with_soa(response(Rcode::NXDOMAIN), ttl, minimum);
-        assert_eq!(
-            kind(&draft),
-            ResponseKind::NxDomain {
-                negative_ttl: Some(least)
-            }
-        );
+        assert_eq!(kind(&draft), ResponseKind::NxDomain { negative_ttl: Some(least) });
     }
     let short = response(Rcode::NXDOMAIN).record(AUTHORITY, &[0], RecordType::SOA, 9, &[0; 21]);
     assert_eq!(kind(&short), ResponseKind::NxDomain { negative_ttl: None });
@@ -175,34 +96,18 @@ fn negative_ttl_is_the_lesser_one_rfc_2308_section_5() {
 #[test]
 fn referrals_rfc_2308_section_2_2() {
     let base = response(Rcode::NOERROR);
-    assert_eq!(
-        kind(&with_glue(with_ns(base.clone()))),
-        ResponseKind::Referral
-    );
+    assert_eq!(kind(&with_glue(with_ns(base.clone()))), ResponseKind::Referral);
     assert_eq!(kind(&with_ns(base.clone())), ResponseKind::Referral);
-    assert_eq!(
-        kind(&with_glue(base.clone())),
-        ResponseKind::Referral,
-        "glue alone"
-    );
+    assert_eq!(kind(&with_glue(base.clone())), ResponseKind::Referral, "glue alone");
     let authoritative = Draft::new(7, QR | Flags::AA).question("www.example", RecordType::A);
-    assert_eq!(
-        kind(&with_ns(authoritative)),
-        ResponseKind::Referral,
-        "AA says nothing"
-    );
-    let negative = ResponseKind::NoData {
-        negative_ttl: Some(5),
-    };
+    assert_eq!(kind(&with_ns(authoritative)), ResponseKind::Referral, "AA says nothing");
+    let negative = ResponseKind::NoData { negative_ttl: Some(5) };
     assert_eq!(kind(&with_glue(with_ns(with_soa(base, 5, 5)))), negative);
 }
 
 #[test]
 fn errors_have_their_extended_rcode_rfc_6891_section_6_1_3() {
-    assert_eq!(
-        kind(&response(Rcode::REFUSED)),
-        ResponseKind::Error(Rcode::REFUSED)
-    );
+    assert_eq!(kind(&response(Rcode::REFUSED)), ResponseKind::Error(Rcode::REFUSED));
     let extended = response(Rcode::NOERROR).opt(1_232, 0x0100_0000, &[]);
     assert_eq!(kind(&extended), ResponseKind::Error(Rcode::BADVERS));
 }
@@ -218,10 +123,7 @@ fn truncated_ones_may_end_anywhere() {
         let answers = ((length - records_at) / 16).min(2);
         assert_eq!(usize::from(view.sections().answers), answers);
     }
-    assert_eq!(
-        refusal(&message[..records_at - 1]),
-        MalformedResponse::Question
-    );
+    assert_eq!(refusal(&message[..records_at - 1]), MalformedResponse::Question);
 }
 
 #[test]
@@ -229,34 +131,21 @@ fn whole_ones_may_not() {
     let message = with_glue(with_ns(response(Rcode::NOERROR).address(60))).0;
     let records_at = 12 + question("www.example", RecordType::A).len();
     for length in records_at..message.len() {
-        assert_eq!(
-            refusal(&message[..length]),
-            MalformedResponse::Record,
-            "{length}"
-        );
+        assert_eq!(refusal(&message[..length]), MalformedResponse::Record, "{length}");
     }
     let longer = [&message[..], b"garbage"].concat();
-    assert!(
-        ResponseView::parse(&longer).is_ok(),
-        "what follows is nobody's business"
-    );
+    assert!(ResponseView::parse(&longer).is_ok(), "what follows is nobody's business");
 }
 
 #[test]
 fn what_is_no_response() {
-    assert_eq!(
-        refusal(&[0; 11]),
-        MalformedResponse::TooShort { octets: 11 }
-    );
+    assert_eq!(refusal(&[0; 11]), MalformedResponse::TooShort { octets: 11 });
     let query = Draft::new(7, 0).question("a", RecordType::A);
     assert_eq!(refusal(&query.0), MalformedResponse::Query);
     let notify = Draft::new(7, QR | 4 << 11).question("a", RecordType::A);
     assert_eq!(refusal(&notify.0), MalformedResponse::Opcode { opcode: 4 });
     let two = response(Rcode::NOERROR).question("b", RecordType::A);
-    assert_eq!(
-        refusal(&two.0),
-        MalformedResponse::QuestionCount { count: 2 }
-    );
+    assert_eq!(refusal(&two.0), MalformedResponse::QuestionCount { count: 2 });
     let compressed = Draft::new(7, QR).octets(&[0xc0, 12, 0, 1, 0, 1]).count(0);
     assert_eq!(refusal(&compressed.0), MalformedResponse::Question);
 }
@@ -264,20 +153,10 @@ fn what_is_no_response() {
 #[test]
 fn opt_and_tsig_have_their_place() {
     let base = response(Rcode::NOERROR);
-    let opt = MalformedResponse::Misplaced {
-        record_type: RecordType::OPT,
-    };
-    let tsig = MalformedResponse::Misplaced {
-        record_type: RecordType::TSIG,
-    };
-    assert_eq!(
-        refusal(&base.clone().opt(512, 0, &[]).opt(512, 0, &[]).0),
-        opt,
-        "two"
-    );
-    let owned = base
-        .clone()
-        .record(ADDITIONAL, &wire("a"), RecordType::OPT, 0, &[]);
+    let opt = MalformedResponse::Misplaced { record_type: RecordType::OPT };
+    let tsig = MalformedResponse::Misplaced { record_type: RecordType::TSIG };
+    assert_eq!(refusal(&base.clone().opt(512, 0, &[]).opt(512, 0, &[]).0), opt, "two");
+    let owned = base.clone().record(ADDITIONAL, &wire("a"), RecordType::OPT, 0, &[]);
     assert_eq!(refusal(&owned.0), opt, "not the root's");
     for section in [ANSWER, AUTHORITY] {
         let misplaced = base.clone().record(section, &[0], RecordType::OPT, 0, &[]);
@@ -323,9 +202,7 @@ fn the_first_extended_error_counts_rfc_8914() {
         let message = response(Rcode::SERVFAIL).opt(1_232, 0, options).0;
         ResponseView::parse(&message).unwrap().extended_error()
     };
-    let two = [
-        0, 10, 0, 1, 9, 0, 15, 0, 4, 0, 22, b'h', b'i', 0, 15, 0, 2, 0, 23,
-    ];
+    let two = [0, 10, 0, 1, 9, 0, 15, 0, 4, 0, 22, b'h', b'i', 0, 15, 0, 2, 0, 23];
     assert_eq!(error(&two), Some(ExtendedError::NO_REACHABLE_AUTHORITY));
     assert_eq!(error(&[0, 15, 0, 1, 0]), None, "too short");
     assert_eq!(error(&[0, 15, 0, 2, 0]), None, "overruns");

@@ -64,8 +64,7 @@ impl Draft {
         self.0.extend_from_slice(&record_type.0.to_be_bytes());
         self.0.extend_from_slice(&[0, 1]);
         self.0.extend_from_slice(&ttl.to_be_bytes());
-        self.0
-            .extend_from_slice(&u16::try_from(rdata.len()).unwrap().to_be_bytes());
+        self.0.extend_from_slice(&u16::try_from(rdata.len()).unwrap().to_be_bytes());
         self.0.extend_from_slice(rdata);
         self.count(section)
     }

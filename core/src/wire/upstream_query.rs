@@ -45,18 +45,8 @@ fn write(
     out.u16(Flags::RD | Flags::AD | checking)?;
     out.put(&[0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())])?;
     out.put(question)?;
-    if let Some(UpstreamEdns {
-        udp_size,
-        dnssec_ok,
-    }) = edns
-    {
-        OwnOpt {
-            udp_size,
-            rcode_high: 0,
-            dnssec_ok,
-            error: None,
-        }
-        .write(out)?;
+    if let Some(UpstreamEdns { udp_size, dnssec_ok }) = edns {
+        OwnOpt { udp_size, rcode_high: 0, dnssec_ok, error: None }.write(out)?;
     }
     Some(())
 }
@@ -71,10 +61,7 @@ mod tests {
     fn a_query_says_what_was_asked_and_no_more() {
         let question = question("wWw.example", RecordType::AAAA);
         let mut out = [0xff; 64];
-        let edns = UpstreamEdns {
-            udp_size: 1_232,
-            dnssec_ok: true,
-        };
+        let edns = UpstreamEdns { udp_size: 1_232, dnssec_ok: true };
         let length = write_query(&mut out, 0xabcd, &question, false, Some(edns));
         let head = [0xab, 0xcd, 0x01, 0x20, 0, 1, 0, 0, 0, 0, 0, 1];
         let opt = [0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0];
@@ -97,16 +84,10 @@ mod tests {
     #[test]
     fn too_little_room_gives_nothing() {
         let question = question("example", RecordType::A);
-        let edns = Some(UpstreamEdns {
-            udp_size: 1_232,
-            dnssec_ok: false,
-        });
+        let edns = Some(UpstreamEdns { udp_size: 1_232, dnssec_ok: false });
         let needed = 12 + question.len() + UPSTREAM_OPT_OCTETS;
         let mut out = vec![0; needed];
         assert_eq!(write_query(&mut out, 1, &question, false, edns), needed);
-        assert_eq!(
-            write_query(&mut out[..needed - 1], 1, &question, false, edns),
-            0
-        );
+        assert_eq!(write_query(&mut out[..needed - 1], 1, &question, false, edns), 0);
     }
 }

@@ -26,10 +26,7 @@ impl Host for FakeHost {
     }
 
     fn read(&self, path: &str) -> Result<String, String> {
-        self.files
-            .get(path)
-            .cloned()
-            .ok_or_else(|| "no such file".to_owned())
+        self.files.get(path).cloned().ok_or_else(|| "no such file".to_owned())
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -51,11 +48,7 @@ impl FakeHost {
     /// A host with a clock and one name server.
     pub(crate) fn new() -> Self {
         let resolvers = vec!["192.0.2.53:53".parse().expect("an address")];
-        Self {
-            resolvers,
-            has_clock: true,
-            ..Self::default()
-        }
+        Self { resolvers, has_clock: true, ..Self::default() }
     }
 
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
@@ -69,10 +62,7 @@ impl FakeHost {
     }
 
     pub(crate) fn resolvers(mut self, resolvers: &[&str]) -> Self {
-        self.resolvers = resolvers
-            .iter()
-            .map(|addr| addr.parse().expect("an address"))
-            .collect();
+        self.resolvers = resolvers.iter().map(|addr| addr.parse().expect("an address")).collect();
         self
     }
 

@@ -5,10 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::socket::{Reuse, udp_listener, upstream_udp};
 
-const OWN: Reuse = Reuse {
-    port: false,
-    address: false,
-};
+const OWN: Reuse = Reuse { port: false, address: false };
 
 fn listener(addr: &str) -> (DatagramSocket, u16) {
     let socket = udp_listener(addr.parse().expect("valid"), OWN).expect("binds");
@@ -19,9 +16,7 @@ fn listener(addr: &str) -> (DatagramSocket, u16) {
 fn client(addr: &str, server: SocketAddr) -> UdpSocket {
     let client = UdpSocket::bind(addr).expect("binds");
     client.connect(server).expect("connects");
-    client
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("sets");
+    client.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
     client
 }
 
@@ -67,9 +62,7 @@ fn a_burst_takes_full_batches_and_then_a_short_one() {
     let client = client("127.0.0.1:0", SocketAddr::from(([127, 0, 0, 1], port)));
     let burst = 2 * BATCH_DATAGRAMS + 5;
     for number in 0..burst {
-        client
-            .send(&u32::try_from(number).expect("few").to_be_bytes())
-            .expect("sends");
+        client.send(&u32::try_from(number).expect("few").to_be_bytes()).expect("sends");
     }
     let mut io = UdpIo::default();
     let mut batch = ReceiveBatch::new(BATCH_DATAGRAMS, 512);
@@ -91,24 +84,9 @@ fn a_long_datagram_is_cut_and_marked_and_an_empty_one_is_a_datagram() {
         client.send(bytes).expect("sends");
     }
     let mut batch = ReceiveBatch::new(4, 4);
-    assert_eq!(
-        UdpIo::default()
-            .receive(&socket, &mut batch)
-            .expect("reads"),
-        3
-    );
-    let seen: Vec<_> = batch
-        .iter()
-        .map(|(meta, b)| (meta.truncated, b.to_vec()))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            (true, b"1234".to_vec()),
-            (false, b"1234".to_vec()),
-            (false, vec![])
-        ]
-    );
+    assert_eq!(UdpIo::default().receive(&socket, &mut batch).expect("reads"), 3);
+    let seen: Vec<_> = batch.iter().map(|(meta, b)| (meta.truncated, b.to_vec())).collect();
+    assert_eq!(seen, [(true, b"1234".to_vec()), (false, b"1234".to_vec()), (false, vec![])]);
 }
 
 #[test]
@@ -118,12 +96,8 @@ fn a_datagram_that_cannot_be_sent_is_skipped_and_counted() {
     let good = Some(client.local_addr().expect("bound"));
     let port_zero = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     let other_family = Some("[::1]:9".parse().expect("valid"));
-    let run = [
-        (good, &b"first"[..]),
-        (port_zero, b"lost"),
-        (other_family, b"lost"),
-        (good, b"second"),
-    ];
+    let run =
+        [(good, &b"first"[..]), (port_zero, b"lost"), (other_family, b"lost"), (good, b"second")];
     let sent = UdpIo::default().send(&socket, None, run.into_iter());
     assert_eq!(sent.failed, 2);
     assert!(sent.error.is_some());
@@ -140,15 +114,9 @@ fn a_refusal_by_the_upstream_is_an_error_once() {
     let socket = upstream_udp(remote, None).expect("opens");
     let socket = DatagramSocket::connected(socket, remote);
     let mut io = UdpIo::default();
-    assert_eq!(
-        io.send(&socket, None, [(None, &b"?"[..])].into_iter())
-            .failed,
-        0
-    );
+    assert_eq!(io.send(&socket, None, [(None, &b"?"[..])].into_iter()).failed, 0);
     let mut batch = ReceiveBatch::new(4, 64);
-    let error = io
-        .receive(&socket, &mut batch)
-        .expect_err("nobody listens there");
+    let error = io.receive(&socket, &mut batch).expect_err("nobody listens there");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(io.receive(&socket, &mut batch).expect("was cleared"), 0);
 }
@@ -158,18 +126,12 @@ fn a_refusal_by_the_upstream_is_an_error_once() {
 fn a_socket_that_refuses_more_still_answers() {
     let mut io = UdpIo::default();
     let mut batch = ReceiveBatch::new(4, 64);
-    for (listen, server) in [
-        ("0.0.0.0:0", "127.0.0.2"),
-        ("127.0.0.1:0", "127.0.0.1"),
-        ("[::]:0", "::1"),
-    ] {
+    for (listen, server) in
+        [("0.0.0.0:0", "127.0.0.2"), ("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "::1")]
+    {
         let (socket, port) = listener(listen);
         let server = SocketAddr::new(server.parse().expect("valid"), port);
-        let local = if server.is_ipv6() {
-            "[::1]:0"
-        } else {
-            "127.0.0.1:0"
-        };
+        let local = if server.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
         let earlier = client(local, server);
         earlier.send(b"earlier").expect("sends");
         assert_eq!(io.receive(&socket, &mut batch).expect("reads"), 1);

@@ -30,10 +30,7 @@ fn metrics_keep_their_names() {
         "balancedns_component_restarts_total{component=\"dns-udp\"} 0",
         "balancedns_component_restarts_total{component=\"dns-tcp\"} 0",
     ] {
-        assert!(
-            text.lines().any(|line| line.starts_with(series)),
-            "no {series}in\n{text}"
-        );
+        assert!(text.lines().any(|line| line.starts_with(series)), "no {series}in\n{text}");
     }
     let buckets: Vec<_> = text
         .lines()
@@ -60,13 +57,8 @@ fn metrics_are_well_formed() {
             value.parse::<f64>().expect("a number");
             let name = series.split('{').next().expect("a name");
             let known = |name: &str| types.contains(name);
-            let base = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|end| name.strip_suffix(end));
-            assert!(
-                known(name) || base.is_some_and(known),
-                "{name} without a type"
-            );
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            assert!(known(name) || base.is_some_and(known), "{name} without a type");
         }
     }
     assert!(types.len() > 10);
@@ -94,16 +86,10 @@ fn counters_move() {
         ("balancedns_responses_total{rcode=\"REFUSED\"}", 1.0),
         ("balancedns_blocked_total", 1.0),
         ("balancedns_upstream_sends_total", 1.0),
-        (
-            "balancedns_upstream_latency_seconds_count{upstream=\"up0\"}",
-            1.0,
-        ),
+        ("balancedns_upstream_latency_seconds_count{upstream=\"up0\"}", 1.0),
     ] {
         let value = daemon.metric(series);
-        assert!(
-            (value - expected).abs() < 0.1,
-            "{series} is {value}, not {expected}"
-        );
+        assert!((value - expected).abs() < 0.1, "{series} is {value}, not {expected}");
     }
 }
 
@@ -122,13 +108,7 @@ fn queries_are_conserved() {
     let replies: f64 = text
         .lines()
         .filter(|line| line.starts_with("balancedns_responses_total{"))
-        .map(|line| {
-            line.rsplit_once(' ')
-                .expect("a value")
-                .1
-                .parse::<f64>()
-                .expect("a number")
-        })
+        .map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number"))
         .sum();
     let queries = daemon.metric("balancedns_queries_total");
     assert!((queries - 80.0).abs() < 0.1, "{queries} queries");
@@ -145,15 +125,9 @@ fn health_pages_have_their_shape() {
         assert_eq!(status, 200, "{path}");
         assert_eq!(value["status"], "ok", "{path}");
         let timestamp = value["timestamp"].as_str().expect("a timestamp");
-        assert!(
-            timestamp.len() >= 20 && timestamp.as_bytes()[10] == b'T',
-            "{timestamp}"
-        );
+        assert!(timestamp.len() >= 20 && timestamp.as_bytes()[10] == b'T', "{timestamp}");
         let components = value["components"].as_array().expect("a list");
-        let names: Vec<_> = components
-            .iter()
-            .map(|c| c["name"].as_str().expect("text"))
-            .collect();
+        let names: Vec<_> = components.iter().map(|c| c["name"].as_str().expect("text")).collect();
         assert_eq!(names, ["dns-tcp", "dns-udp", "metrics-http"], "{path}");
         for component in components {
             assert_eq!(component["running"], true, "{path}");

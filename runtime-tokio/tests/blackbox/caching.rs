@@ -29,10 +29,7 @@ fn time_to_expire(daemon: &Daemon, upstream: &Upstream, query: &Query) -> Durati
 fn assert_about(took: Duration, seconds: u64) {
     let low = Duration::from_millis(seconds * 1000 - 100);
     let high = Duration::from_millis(seconds * 1000 + 1500);
-    assert!(
-        (low..high).contains(&took),
-        "expired after {took:?}, not {seconds} s"
-    );
+    assert!((low..high).contains(&took), "expired after {took:?}, not {seconds} s");
 }
 
 /// The second of two equal questions is not asked upstream.
@@ -41,14 +38,8 @@ fn second_answer_is_a_hit() {
     let upstream = with_ttl(300);
     let daemon = Settings::with(&upstream).start();
     for _ in 0..3 {
-        assert_eq!(
-            daemon.udp(&Query::a("www.example.org")).address(),
-            "192.0.2.1"
-        );
-        assert_eq!(
-            daemon.tcp(&Query::a("www.example.org")).address(),
-            "192.0.2.1"
-        );
+        assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
+        assert_eq!(daemon.tcp(&Query::a("www.example.org")).address(), "192.0.2.1");
     }
     assert_eq!(upstream.count(), 1);
     assert!(daemon.metric("balancedns_cache_hits_total") >= 5.0);
@@ -59,9 +50,7 @@ fn second_answer_is_a_hit() {
 #[test]
 fn disabled_cache_keeps_nothing() {
     let upstream = with_ttl(300);
-    let daemon = Settings::with(&upstream)
-        .section("cache = { enabled = false }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { enabled = false }").start();
     daemon.udp(&Query::a("www.example.org"));
     daemon.udp(&Query::a("www.example.org"));
     assert_eq!(upstream.count(), 2);
@@ -77,14 +66,7 @@ fn ttls_age() {
         ])
     });
     let daemon = Settings::with(&upstream).start();
-    let ttls = |reply: &Reply| {
-        reply
-            .message
-            .answers
-            .iter()
-            .map(|r| r.ttl)
-            .collect::<Vec<_>>()
-    };
+    let ttls = |reply: &Reply| reply.message.answers.iter().map(|r| r.ttl).collect::<Vec<_>>();
     let start = Instant::now();
     assert_eq!(ttls(&daemon.udp(&Query::a("www.example.org"))), [100, 50]);
     let aged = until("the TTLs are lower", || {
@@ -93,10 +75,7 @@ fn ttls_age() {
     });
     let took = start.elapsed();
     assert_eq!(aged[0] - aged[1], 50, "records age together");
-    assert!(
-        took < Duration::from_millis(1500),
-        "a second later at the latest, not {took:?}"
-    );
+    assert!(took < Duration::from_millis(1500), "a second later at the latest, not {took:?}");
     assert_eq!(upstream.count(), 1);
 }
 
@@ -105,10 +84,7 @@ fn ttls_age() {
 fn answers_expire() {
     let upstream = with_ttl(1);
     let daemon = Settings::with(&upstream).section(NO_FLOOR).start();
-    assert_about(
-        time_to_expire(&daemon, &upstream, &Query::a("www.example.org")),
-        1,
-    );
+    assert_about(time_to_expire(&daemon, &upstream, &Query::a("www.example.org")), 1);
 }
 
 /// The record that lives shortest decides for all of the answer.
@@ -121,19 +97,14 @@ fn smallest_ttl_decides() {
         ])
     });
     let daemon = Settings::with(&upstream).section(NO_FLOOR).start();
-    assert_about(
-        time_to_expire(&daemon, &upstream, &Query::a("www.example.org")),
-        1,
-    );
+    assert_about(time_to_expire(&daemon, &upstream, &Query::a("www.example.org")), 1);
 }
 
 /// `cache.min_ttl_seconds` lifts the TTLs that clients see, in the first answer too.
 #[test]
 fn floor_under_ttls() {
     let upstream = with_ttl(5);
-    let daemon = Settings::with(&upstream)
-        .section("cache = { min_ttl_seconds = 30 }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { min_ttl_seconds = 30 }").start();
     assert_eq!(daemon.udp(&Query::a("www.example.org")).ttl(), 30);
     assert!((28..=30).contains(&daemon.udp(&Query::a("www.example.org")).ttl()));
     assert_eq!(upstream.count(), 1);
@@ -143,9 +114,7 @@ fn floor_under_ttls() {
 #[test]
 fn ceiling_over_ttls() {
     let upstream = with_ttl(86_400);
-    let daemon = Settings::with(&upstream)
-        .section("cache = { max_ttl_seconds = 60 }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { max_ttl_seconds = 60 }").start();
     assert_eq!(daemon.udp(&Query::a("www.example.org")).ttl(), 60);
     assert!((58..=60).contains(&daemon.udp(&Query::a("www.example.org")).ttl()));
 }
@@ -213,10 +182,7 @@ fn ceiling_over_negative_answers() {
     let daemon = Settings::with(&upstream)
         .section("cache = { negative_max_ttl_seconds = 1, min_ttl_seconds = 0 }")
         .start();
-    assert_about(
-        time_to_expire(&daemon, &upstream, &Query::a("missing.example.org")),
-        1,
-    );
+    assert_about(time_to_expire(&daemon, &upstream, &Query::a("missing.example.org")), 1);
 }
 
 /// RFC 2308 section 5: a negative answer without SOA is not kept.
@@ -237,12 +203,8 @@ fn do_and_cd_are_apart() {
     let upstream = with_ttl(300);
     let daemon = Settings::with(&upstream).start();
     let plain = Query::a("www.example.org");
-    let kinds = [
-        plain.clone(),
-        plain.clone().dnssec_ok(),
-        plain.clone().cd(),
-        plain.dnssec_ok().cd(),
-    ];
+    let kinds =
+        [plain.clone(), plain.clone().dnssec_ok(), plain.clone().cd(), plain.dnssec_ok().cd()];
     for query in kinds.iter().chain(&kinds) {
         assert_eq!(daemon.udp(query).address(), "192.0.2.1");
     }
@@ -265,11 +227,8 @@ fn class_and_type_are_apart() {
     let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NoError, 300, 300));
     let daemon = Settings::with(&upstream).start();
     let of_type = |qtype| Query::new("www.example.org", qtype);
-    let kinds = [
-        of_type(RecordType::A),
-        of_type(RecordType::MX),
-        of_type(RecordType::Unknown(65_280)),
-    ];
+    let kinds =
+        [of_type(RecordType::A), of_type(RecordType::MX), of_type(RecordType::Unknown(65_280))];
     for query in kinds.iter().chain(&kinds) {
         daemon.udp(query);
     }
@@ -333,9 +292,7 @@ fn notimp_is_not_kept() {
 #[test]
 fn servfail_is_kept_briefly() {
     let upstream = Upstream::start(|asked| asked.rcode(ResponseCode::ServFail));
-    let daemon = Settings::with(&upstream)
-        .section("cache = { servfail_ttl_seconds = 1 }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { servfail_ttl_seconds = 1 }").start();
     let query = Query::a("www.example.org");
     assert_eq!(daemon.udp(&query).rcode(), 2);
     let before = upstream.count();
@@ -343,19 +300,14 @@ fn servfail_is_kept_briefly() {
     // RFC 8914 section 4.14: a cached error.
     assert_eq!((kept.rcode(), kept.extended_errors()), (2, vec![13]));
     assert_eq!(upstream.count(), before, "kept");
-    assert_about(
-        time_to_expire(&daemon, &upstream, &Query::a("other.example.org")),
-        1,
-    );
+    assert_about(time_to_expire(&daemon, &upstream, &Query::a("other.example.org")), 1);
 }
 
 /// `cache.servfail_ttl_seconds = 0` keeps no failure.
 #[test]
 fn servfail_is_not_kept_if_told_so() {
     let upstream = Upstream::start(|asked| asked.rcode(ResponseCode::ServFail));
-    let daemon = Settings::with(&upstream)
-        .section("cache = { servfail_ttl_seconds = 0 }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { servfail_ttl_seconds = 0 }").start();
     daemon.udp(&Query::a("www.example.org"));
     let before = upstream.count();
     daemon.udp(&Query::a("www.example.org"));
@@ -366,21 +318,14 @@ fn servfail_is_not_kept_if_told_so() {
 #[test]
 fn capacity_is_kept() {
     let upstream = with_ttl(300);
-    let daemon = Settings::with(&upstream)
-        .section("cache = { capacity = 2 }")
-        .start();
+    let daemon = Settings::with(&upstream).section("cache = { capacity = 2 }").start();
     for name in ["one", "two", "one", "three", "one", "two"] {
         daemon.udp(&Query::a(&format!("{name}.example.org")));
     }
     let names: Vec<_> = upstream.asked().iter().map(Asked::name).collect();
     assert_eq!(
         names,
-        [
-            "one.example.org.",
-            "two.example.org.",
-            "three.example.org.",
-            "two.example.org."
-        ]
+        ["one.example.org.", "two.example.org.", "three.example.org.", "two.example.org."]
     );
 }
 
@@ -392,19 +337,11 @@ fn without_rd_only_what_is_kept() {
     let daemon = Settings::with(&upstream).start();
     let reply = daemon.udp(&Query::a("www.example.org").without_rd().edns(1232));
     assert_eq!((reply.rcode(), reply.extended_errors()), (5, vec![20]));
-    assert_eq!(
-        daemon
-            .udp(&Query::a("www.example.org").without_rd())
-            .rcode(),
-        5
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org").without_rd()).rcode(), 5);
     assert_eq!(upstream.count(), 0);
     daemon.udp(&Query::a("www.example.org"));
     let reply = daemon.udp(&Query::a("www.example.org").without_rd());
-    assert_eq!(
-        (reply.rcode(), reply.address()),
-        (0, "192.0.2.1".to_owned())
-    );
+    assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.1".to_owned()));
     assert_eq!(upstream.count(), 1);
 }
 

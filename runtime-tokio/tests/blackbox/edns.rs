@@ -19,21 +19,9 @@ fn opt_only_if_asked() {
     // The miss, then the hit, of either kind; `ask` compares.
     for name in ["a.example.org", "a.example.org"] {
         assert!(daemon.udp(&Query::a(name)).message.edns.is_none());
-        assert!(
-            daemon
-                .udp(&Query::a(name).edns(1232))
-                .message
-                .edns
-                .is_some()
-        );
+        assert!(daemon.udp(&Query::a(name).edns(1232)).message.edns.is_some());
         assert!(daemon.tcp(&Query::a(name)).message.edns.is_none());
-        assert!(
-            daemon
-                .tcp(&Query::a(name).edns(1232))
-                .message
-                .edns
-                .is_some()
-        );
+        assert!(daemon.tcp(&Query::a(name).edns(1232)).message.edns.is_some());
     }
 }
 
@@ -48,15 +36,7 @@ fn opt_names_our_size_and_version() {
 
     let daemon = Settings::with(&upstream).listen("udp_size = 1400").start();
     let reply = daemon.udp(&Query::a("www.example.org").edns(4096));
-    assert_eq!(
-        reply
-            .message
-            .edns
-            .as_ref()
-            .expect("asked for")
-            .max_payload(),
-        1400
-    );
+    assert_eq!(reply.message.edns.as_ref().expect("asked for").max_payload(), 1400);
 }
 
 /// RFC 3225 section 3: DO is copied into the reply, and asked of the upstream.
@@ -80,9 +60,7 @@ fn do_is_copied() {
 fn unknown_options_are_ignored() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
-    let query = Query::a("www.example.org")
-        .option(LOCAL_USE, b"whatever")
-        .option(LOCAL_USE, b"");
+    let query = Query::a("www.example.org").option(LOCAL_USE, b"whatever").option(LOCAL_USE, b"");
     for reply in [daemon.udp(&query), daemon.tcp(&query)] {
         assert_eq!(reply.address(), "192.0.2.1");
         assert!(!reply.option_codes().contains(&LOCAL_USE), "not echoed");
@@ -120,11 +98,7 @@ fn upstream_query_is_our_own() {
         let metadata = asked.message.metadata;
         assert!(metadata.recursion_desired, "RD");
         assert!(metadata.authentic_data, "AD (RFC 6840 section 5.7)");
-        let edns = asked
-            .message
-            .edns
-            .as_ref()
-            .expect("OPT, whatever the client sent");
+        let edns = asked.message.edns.as_ref().expect("OPT, whatever the client sent");
         assert_eq!((edns.version(), edns.max_payload()), (0, 1232));
     }
     let same = asked.iter().filter(|asked| asked.id() == 7).count();
@@ -139,31 +113,16 @@ fn upstream_opt_stays_here() {
         let mut reply = asked.address(60, "192.0.2.1");
         let mut edns = Edns::new();
         edns.set_max_payload(4000);
-        edns.options_mut()
-            .insert(EdnsOption::Unknown(COOKIE, vec![1; 16]));
+        edns.options_mut().insert(EdnsOption::Unknown(COOKIE, vec![1; 16]));
         reply.set_edns(edns);
         reply
     });
     let daemon = Settings::with(&upstream).start();
     for _ in 0..2 {
-        assert!(
-            daemon
-                .udp(&Query::a("www.example.org"))
-                .message
-                .edns
-                .is_none()
-        );
+        assert!(daemon.udp(&Query::a("www.example.org")).message.edns.is_none());
         let reply = daemon.udp(&Query::a("www.example.org").edns(4096));
         assert_eq!(reply.option_codes(), Vec::<u16>::new());
-        assert_eq!(
-            reply
-                .message
-                .edns
-                .as_ref()
-                .expect("asked for")
-                .max_payload(),
-            1232
-        );
+        assert_eq!(reply.message.edns.as_ref().expect("asked for").max_payload(), 1232);
         assert_eq!(reply.ttl(), 60, "OPT's TTL field is no TTL");
     }
     assert_eq!(upstream.count(), 1);
@@ -178,15 +137,7 @@ fn badvers() {
         let query = Query::a("www.example.org").edns_version(version);
         for reply in [daemon.udp(&query), daemon.tcp(&query)] {
             assert_eq!(reply.rcode(), 16);
-            assert_eq!(
-                reply
-                    .message
-                    .edns
-                    .as_ref()
-                    .expect("OPT carries it")
-                    .version(),
-                0
-            );
+            assert_eq!(reply.message.edns.as_ref().expect("OPT carries it").version(), 0);
             assert!(reply.message.answers.is_empty());
         }
     }
@@ -205,12 +156,7 @@ fn old_servers_are_asked_without_opt() {
         }
     });
     let daemon = Settings::with(&upstream).start();
-    assert_eq!(
-        daemon
-            .udp(&Query::a("www.example.org").edns(1232))
-            .address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org").edns(1232)).address(), "192.0.2.1");
     assert_eq!(upstream.count(), 2);
 }
 

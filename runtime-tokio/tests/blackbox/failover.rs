@@ -38,10 +38,7 @@ fn closed_port_costs_no_timeout() {
 fn refused_connection_costs_no_timeout() {
     let second = Upstream::answering("192.0.2.2");
     let daemon = Settings::new()
-        .upstream_at(
-            ([127, 0, 0, 1], free_port()).into(),
-            r#"protocol = "tcp", timeout_ms = 5000"#,
-        )
+        .upstream_at(([127, 0, 0, 1], free_port()).into(), r#"protocol = "tcp", timeout_ms = 5000"#)
         .upstream(&second, "")
         .start();
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
@@ -53,16 +50,10 @@ fn refused_connection_costs_no_timeout() {
 #[test]
 fn silence_ends_after_the_timeout() {
     let (first, second) = (Upstream::silent(), Upstream::answering("192.0.2.2"));
-    let daemon = Settings::new()
-        .upstream(&first, "timeout_ms = 300")
-        .upstream(&second, "")
-        .start();
+    let daemon = Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start();
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
     assert_eq!(reply.address(), "192.0.2.2");
-    assert!(
-        (Duration::from_millis(290)..Duration::from_secs(2)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&took), "{took:?}");
     assert!(first.count() >= 1);
     let timeouts = daemon.metric(r#"balancedns_upstream_failures_total{reason="timeout"}"#);
     assert!(timeouts >= 1.0);
@@ -71,22 +62,11 @@ fn silence_ends_after_the_timeout() {
 /// Each rcode of `failover_on`'s default leads to the next candidate.
 #[test]
 fn failing_rcodes_lead_on() {
-    for rcode in [
-        ResponseCode::ServFail,
-        ResponseCode::Refused,
-        ResponseCode::NotImp,
-    ] {
+    for rcode in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
         let (first, second) = (failing(rcode), Upstream::answering("192.0.2.2"));
-        let daemon = Settings::new()
-            .upstream(&first, "")
-            .upstream(&second, "")
-            .start();
+        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
         let reply = daemon.udp(&Query::a("www.example.org"));
-        assert_eq!(
-            (reply.rcode(), reply.address()),
-            (0, "192.0.2.2".to_owned()),
-            "{rcode}"
-        );
+        assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.2".to_owned()), "{rcode}");
         assert_eq!((first.count(), second.count()), (1, 1), "{rcode}");
     }
 }
@@ -96,10 +76,7 @@ fn failing_rcodes_lead_on() {
 fn nxdomain_does_not_lead_on() {
     let first = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 300, 300));
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new()
-        .upstream(&first, "")
-        .upstream(&second, "")
-        .start();
+    let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
     assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 3);
     assert_eq!(second.count(), 0);
 }
@@ -107,10 +84,7 @@ fn nxdomain_does_not_lead_on() {
 /// `failover_on` is the operator's: here only REFUSED leads on.
 #[test]
 fn failover_on_is_configured() {
-    let (first, second) = (
-        failing(ResponseCode::ServFail),
-        Upstream::answering("192.0.2.2"),
-    );
+    let (first, second) = (failing(ResponseCode::ServFail), Upstream::answering("192.0.2.2"));
     let daemon = Settings::new()
         .upstream(&first, "")
         .upstream(&second, "")
@@ -128,15 +102,9 @@ fn first_failure_is_passed_on() {
         (ResponseCode::Refused, ResponseCode::ServFail, 5),
     ] {
         let (first, second) = (failing(rcode), failing(other));
-        let daemon = Settings::new()
-            .upstream(&first, "")
-            .upstream(&second, "")
-            .start();
+        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
         let reply = daemon.udp(&Query::a("www.example.org").edns(1232));
-        assert_eq!(
-            (reply.rcode(), reply.extended_errors()),
-            (expected, vec![23])
-        );
+        assert_eq!((reply.rcode(), reply.extended_errors()), (expected, vec![23]));
         assert_eq!((first.count(), second.count()), (1, 1));
     }
 }
@@ -153,14 +121,8 @@ fn deadline_ends_the_waiting() {
     let (reply, took) = timed(&daemon, &Query::a("www.example.org").edns(1232));
     assert_eq!(reply.rcode(), SERVFAIL);
     let codes = reply.extended_errors();
-    assert!(
-        codes.iter().any(|code| NOBODY_REACHED.contains(code)),
-        "{codes:?}"
-    );
-    assert!(
-        (Duration::from_millis(650)..Duration::from_secs(2)).contains(&took),
-        "{took:?}"
-    );
+    assert!(codes.iter().any(|code| NOBODY_REACHED.contains(code)), "{codes:?}");
+    assert!((Duration::from_millis(650)..Duration::from_secs(2)).contains(&took), "{took:?}");
 }
 
 /// If all ports are closed, nobody waits for a deadline.
@@ -173,10 +135,7 @@ fn all_dead_fails_at_once() {
     let (reply, took) = timed(&daemon, &Query::a("www.example.org").edns(1232));
     assert_eq!(reply.rcode(), SERVFAIL);
     let codes = reply.extended_errors();
-    assert!(
-        codes.iter().any(|code| NOBODY_REACHED.contains(code)),
-        "{codes:?}"
-    );
+    assert!(codes.iter().any(|code| NOBODY_REACHED.contains(code)), "{codes:?}");
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
@@ -184,11 +143,7 @@ fn all_dead_fails_at_once() {
 #[test]
 fn lost_datagrams_are_sent_again() {
     let upstream = Upstream::start(|asked| {
-        if asked.sequence == 0 {
-            Answer::Silence
-        } else {
-            asked.address(60, "192.0.2.1").into()
-        }
+        if asked.sequence == 0 { Answer::Silence } else { asked.address(60, "192.0.2.1").into() }
     });
     let daemon = Settings::with(&upstream).start();
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
@@ -221,45 +176,24 @@ fn late_replies_are_harmless() {
         Answer::After(Duration::from_millis(500), Box::new(reply.into()))
     });
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new()
-        .upstream(&first, "timeout_ms = 200")
-        .upstream(&second, "")
-        .start();
+    let daemon = Settings::new().upstream(&first, "timeout_ms = 200").upstream(&second, "").start();
     let client = crate::harness::UdpClient::to(daemon.addr());
-    assert_eq!(
-        client.ask(&Query::a("www.example.org")).address(),
-        "192.0.2.2"
-    );
-    assert!(
-        client.try_receive(Duration::from_millis(700)).is_none(),
-        "a second reply"
-    );
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.2"
-    );
+    assert_eq!(client.ask(&Query::a("www.example.org")).address(), "192.0.2.2");
+    assert!(client.try_receive(Duration::from_millis(700)).is_none(), "a second reply");
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
 }
 
 /// A reply that cannot be understood is as good as none; the next upstream is asked.
 #[test]
 fn broken_replies_lead_on() {
     let first = Upstream::start(|asked| {
-        let mut octets = asked
-            .address(60, "192.0.2.1")
-            .to_vec()
-            .expect("it can be encoded");
+        let mut octets = asked.address(60, "192.0.2.1").to_vec().expect("it can be encoded");
         // RDLENGTH of the A record promises more than there is.
         let at = octets.len() - 5;
         octets[at] = 200;
         Answer::Octets(vec![octets])
     });
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new()
-        .upstream(&first, "timeout_ms = 300")
-        .upstream(&second, "")
-        .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.2"
-    );
+    let daemon = Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start();
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
 }

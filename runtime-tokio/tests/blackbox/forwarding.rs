@@ -12,10 +12,7 @@ fn forwards_over_udp() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
     let reply = daemon.udp(&Query::a("www.example.org"));
-    assert_eq!(
-        (reply.rcode(), reply.address()),
-        (0, "192.0.2.1".to_owned())
-    );
+    assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.1".to_owned()));
     assert_eq!(reply.message.answers[0].name.to_ascii(), "www.example.org.");
     assert_eq!(upstream.count(), 1);
 }
@@ -26,10 +23,7 @@ fn forwards_over_tcp() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
     let reply = daemon.tcp(&Query::a("www.example.org"));
-    assert_eq!(
-        (reply.rcode(), reply.address()),
-        (0, "192.0.2.1".to_owned())
-    );
+    assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.1".to_owned()));
 }
 
 /// RFC 3596 section 2.2: AAAA, on a listener of IPv6 and through an upstream of IPv6.
@@ -44,16 +38,8 @@ fn forwards_from_and_to_ipv6() {
     });
     let daemon = Settings::with(&upstream).dns("[::1]:{port}").start();
     let query = Query::new("six.example.org", RecordType::AAAA);
-    assert_eq!(
-        UdpClient::to(daemon.addr6()).ask(&query).address(),
-        "2001:db8::7"
-    );
-    assert_eq!(
-        crate::harness::TcpClient::to(daemon.addr6())
-            .ask(&query)
-            .address(),
-        "2001:db8::7"
-    );
+    assert_eq!(UdpClient::to(daemon.addr6()).ask(&query).address(), "2001:db8::7");
+    assert_eq!(crate::harness::TcpClient::to(daemon.addr6()).ask(&query).address(), "2001:db8::7");
 }
 
 /// RFC 1035 section 4.1.1: the id of the query is the id of the reply, whatever it is.
@@ -88,11 +74,7 @@ fn recursion_is_available() {
 fn cd_is_copied() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
-    assert!(
-        daemon
-            .udp(&Query::a("one.example.org").cd())
-            .checking_disabled()
-    );
+    assert!(daemon.udp(&Query::a("one.example.org").cd()).checking_disabled());
     assert!(upstream.asked()[0].message.metadata.checking_disabled);
     assert!(!daemon.udp(&Query::a("two.example.org")).checking_disabled());
     assert!(!upstream.asked()[1].message.metadata.checking_disabled);
@@ -108,16 +90,8 @@ fn ad_is_for_who_asks() {
     });
     let daemon = Settings::with(&upstream).start();
     for _ in 0..2 {
-        assert!(
-            daemon
-                .udp(&Query::a("www.example.org").ad())
-                .authentic_data()
-        );
-        assert!(
-            daemon
-                .udp(&Query::a("www.example.org").dnssec_ok())
-                .authentic_data()
-        );
+        assert!(daemon.udp(&Query::a("www.example.org").ad()).authentic_data());
+        assert!(daemon.udp(&Query::a("www.example.org").dnssec_ok()).authentic_data());
         assert!(!daemon.udp(&Query::a("www.example.org")).authentic_data());
     }
 }
@@ -145,10 +119,7 @@ fn upstream_may_change_letter_case() {
         reply
     });
     let daemon = Settings::with(&upstream).start();
-    assert_eq!(
-        daemon.udp(&Query::a("Mixed.Example.ORG")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("Mixed.Example.ORG")).address(), "192.0.2.1");
 }
 
 /// RFC 1034 section 3.6.2: a chain of CNAMEs arrives whole and in order.
@@ -168,12 +139,7 @@ fn cname_chain_comes_through() {
     let daemon = Settings::with(&upstream).start();
     for _ in 0..2 {
         let reply = daemon.udp(&Query::a("a.example.org"));
-        let types: Vec<_> = reply
-            .message
-            .answers
-            .iter()
-            .map(|r| r.record_type())
-            .collect();
+        let types: Vec<_> = reply.message.answers.iter().map(|r| r.record_type()).collect();
         assert_eq!(types, [RecordType::CNAME, RecordType::CNAME, RecordType::A]);
         assert_eq!(reply.message.answers[2].name.to_ascii(), "c.example.net.");
     }
@@ -193,11 +159,7 @@ fn all_sections_come_through() {
     for _ in 0..2 {
         let message = daemon.udp(&Query::a("www.example.org").edns(1232)).message;
         assert_eq!(
-            (
-                message.answers.len(),
-                message.authorities.len(),
-                message.additionals.len()
-            ),
+            (message.answers.len(), message.authorities.len(), message.additionals.len()),
             (1, 1, 1)
         );
     }
@@ -216,10 +178,7 @@ fn unknown_types_come_through() {
     let daemon = Settings::with(&upstream).start();
     for _ in 0..2 {
         let reply = daemon.udp(&Query::new("odd.example.org", RecordType::Unknown(65_280)));
-        assert_eq!(
-            reply.message.answers[0].record_type(),
-            RecordType::Unknown(65_280)
-        );
+        assert_eq!(reply.message.answers[0].record_type(), RecordType::Unknown(65_280));
         assert!(reply.bytes.ends_with(&data), "{:02x?}", reply.bytes);
     }
 }
@@ -258,10 +217,7 @@ fn zone_transfers_are_answered_with_an_error() {
         }
     }
     assert_eq!(upstream.count(), 0, "nothing of it goes upstream");
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
 /// RFC 8482: ANY gets a reply, and it fits a datagram.
@@ -282,20 +238,13 @@ fn identical_questions_are_asked_once() {
     let gate = Gate::default();
     let held = gate.clone();
     let upstream = Upstream::start(move |asked| {
-        Answer::When(
-            held.clone(),
-            Box::new(asked.address(60, "192.0.2.1").into()),
-        )
+        Answer::When(held.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
     });
     let daemon = Settings::with(&upstream).start();
     let client = UdpClient::to(daemon.addr());
     let queries: Vec<_> = (0..50_u16)
         .map(|id| {
-            let name = if id % 2 == 0 {
-                "herd.example.org"
-            } else {
-                "HERD.example.ORG"
-            };
+            let name = if id % 2 == 0 { "herd.example.org" } else { "HERD.example.ORG" };
             Query::a(name).id(id)
         })
         .collect();
@@ -312,17 +261,9 @@ fn identical_questions_are_asked_once() {
         let id = usize::from(reply.message.metadata.id);
         reply.check_echo(&queries[id]);
         assert_eq!(reply.address(), "192.0.2.1");
-        assert!(
-            !std::mem::replace(&mut seen[id], true),
-            "id {id} answered twice"
-        );
+        assert!(!std::mem::replace(&mut seen[id], true), "id {id} answered twice");
     }
     // A retransmission on a slow machine is the same question again: same port, same id.
     let first = &upstream.asked()[0];
-    assert!(
-        upstream
-            .asked()
-            .iter()
-            .all(|a| (a.from, a.id()) == (first.from, first.id()))
-    );
+    assert!(upstream.asked().iter().all(|a| (a.from, a.id()) == (first.from, first.id())));
 }

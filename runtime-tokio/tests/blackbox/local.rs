@@ -26,17 +26,10 @@ fn plain_name_blocks_itself() {
     for name in ["exact.example.org", "EXACT.Example.ORG"] {
         assert_eq!(daemon.udp(&Query::a(name)).rcode(), REFUSED);
         assert_eq!(daemon.tcp(&Query::a(name)).rcode(), REFUSED);
-        assert_eq!(
-            daemon.udp(&Query::new(name, RecordType::MX)).rcode(),
-            REFUSED
-        );
+        assert_eq!(daemon.udp(&Query::new(name, RecordType::MX)).rcode(), REFUSED);
     }
     assert_eq!(upstream.count(), 0);
-    for name in [
-        "sub.exact.example.org",
-        "inexact.example.org",
-        "example.org",
-    ] {
+    for name in ["sub.exact.example.org", "inexact.example.org", "example.org"] {
         assert_eq!(daemon.udp(&Query::a(name)).address(), "192.0.2.1", "{name}");
     }
 }
@@ -46,20 +39,13 @@ fn plain_name_blocks_itself() {
 fn wildcard_blocks_what_is_below() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = blocking(&upstream);
-    for name in [
-        "a.wild.example.org",
-        "a.b.wild.example.org",
-        "a.dot.example.org",
-    ] {
+    for name in ["a.wild.example.org", "a.b.wild.example.org", "a.dot.example.org"] {
         assert_eq!(daemon.udp(&Query::a(name)).rcode(), REFUSED, "{name}");
     }
     assert_eq!(upstream.count(), 0);
-    for name in [
-        "wild.example.org",
-        "dot.example.org",
-        "notwild.example.org",
-        "x.nodot.example.org",
-    ] {
+    for name in
+        ["wild.example.org", "dot.example.org", "notwild.example.org", "x.nodot.example.org"]
+    {
         assert_eq!(daemon.udp(&Query::a(name)).address(), "192.0.2.1", "{name}");
     }
 }
@@ -70,10 +56,7 @@ fn blocked_names_say_so() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = blocking(&upstream);
     let reply = daemon.udp(&Query::a("exact.example.org").edns(1232));
-    assert_eq!(
-        (reply.rcode(), reply.extended_errors()),
-        (REFUSED, vec![BLOCKED])
-    );
+    assert_eq!((reply.rcode(), reply.extended_errors()), (REFUSED, vec![BLOCKED]));
     let reply = daemon.udp(&Query::a("exact.example.org"));
     assert!(reply.message.edns.is_none());
     assert!(daemon.metric("balancedns_blocked_total") >= 2.0);
@@ -87,10 +70,7 @@ fn chain_order_counts() {
         .section(r#"blacklist = { domains = { "exact.example.org" } }"#)
         .section(r#"routing = { chain = { "cache", "upstream", "blacklist" } }"#)
         .start();
-    assert_eq!(
-        daemon.udp(&Query::a("exact.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("exact.example.org")).address(), "192.0.2.1");
 }
 
 /// A chain that ends without an answer is SERVFAIL.
@@ -122,15 +102,9 @@ fn hosts_give_addresses() {
     let upstream = Upstream::answering("203.0.113.1");
     let daemon = with_hosts(&upstream);
     let reply = daemon.udp(&Query::a("box.home.example.org"));
-    assert_eq!(
-        (reply.address(), reply.ttl()),
-        ("192.0.2.10".to_owned(), 77)
-    );
+    assert_eq!((reply.address(), reply.ttl()), ("192.0.2.10".to_owned(), 77));
     assert!(reply.recursion_available());
-    assert_eq!(
-        daemon.tcp(&Query::a("alias.home.example.org")).address(),
-        "192.0.2.10"
-    );
+    assert_eq!(daemon.tcp(&Query::a("alias.home.example.org")).address(), "192.0.2.10");
     let six = daemon.udp(&Query::new("box.home.example.org", RecordType::AAAA));
     assert_eq!(six.address(), "2001:db8::10");
     let both = daemon.udp(&Query::a("four.home.example.org"));
@@ -147,12 +121,7 @@ fn hosts_know_no_letter_case() {
     let upstream = Upstream::answering("203.0.113.1");
     let daemon = with_hosts(&upstream);
     // `ask` compares the question to the letter.
-    assert_eq!(
-        daemon
-            .udp(&Query::a("BOX.home.EXAMPLE.org").edns(1232))
-            .address(),
-        "192.0.2.10"
-    );
+    assert_eq!(daemon.udp(&Query::a("BOX.home.EXAMPLE.org").edns(1232)).address(), "192.0.2.10");
 }
 
 /// RFC 2308 section 2.2: a listed name without that family, or of another type, is NODATA with a
@@ -161,18 +130,9 @@ fn hosts_know_no_letter_case() {
 fn hosts_give_no_data_for_other_types() {
     let upstream = Upstream::answering("203.0.113.1");
     let daemon = with_hosts(&upstream);
-    for qtype in [
-        RecordType::AAAA,
-        RecordType::MX,
-        RecordType::HTTPS,
-        RecordType::TXT,
-    ] {
+    for qtype in [RecordType::AAAA, RecordType::MX, RecordType::HTTPS, RecordType::TXT] {
         let reply = daemon.udp(&Query::new("four.home.example.org", qtype));
-        assert_eq!(
-            (reply.rcode(), reply.message.answers.len()),
-            (0, 0),
-            "{qtype}"
-        );
+        assert_eq!((reply.rcode(), reply.message.answers.len()), (0, 0), "{qtype}");
         assert!(reply.soa().is_some(), "{qtype}");
         assert!(reply.recursion_available());
     }
@@ -187,16 +147,9 @@ fn hosts_give_names_for_addresses() {
     let six = format!("0.1.0.0.{}8.b.d.0.1.0.0.2.ip6.arpa", "0.".repeat(20));
     for name in ["10.2.0.192.in-addr.arpa", &six] {
         let reply = daemon.udp(&Query::new(name, RecordType::PTR));
-        let targets: Vec<_> = reply
-            .message
-            .answers
-            .iter()
-            .map(|r| r.data.to_string().to_lowercase())
-            .collect();
-        assert!(
-            targets.contains(&"box.home.example.org.".to_owned()),
-            "{name}: {targets:?}"
-        );
+        let targets: Vec<_> =
+            reply.message.answers.iter().map(|r| r.data.to_string().to_lowercase()).collect();
+        assert!(targets.contains(&"box.home.example.org.".to_owned()), "{name}: {targets:?}");
     }
     assert_eq!(upstream.count(), 0);
 }
@@ -206,16 +159,8 @@ fn hosts_give_names_for_addresses() {
 fn other_names_pass_the_hosts() {
     let upstream = Upstream::answering("203.0.113.1");
     let daemon = with_hosts(&upstream);
-    for name in [
-        "home.example.org",
-        "x.box.home.example.org",
-        "www.example.org",
-    ] {
-        assert_eq!(
-            daemon.udp(&Query::a(name)).address(),
-            "203.0.113.1",
-            "{name}"
-        );
+    for name in ["home.example.org", "x.box.home.example.org", "www.example.org"] {
+        assert_eq!(daemon.udp(&Query::a(name)).address(), "203.0.113.1", "{name}");
     }
 }
 
@@ -223,13 +168,8 @@ fn other_names_pass_the_hosts() {
 #[test]
 fn acl_refuses_strangers() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .section(r#"acl = { "192.0.2.0/24" }"#)
-        .start();
-    for query in [
-        Query::a("www.example.org"),
-        Query::a("www.example.org").edns(1232),
-    ] {
+    let daemon = Settings::with(&upstream).section(r#"acl = { "192.0.2.0/24" }"#).start();
+    for query in [Query::a("www.example.org"), Query::a("www.example.org").edns(1232)] {
         let reply = daemon.udp(&query);
         assert_eq!((reply.rcode(), reply.message.answers.len()), (REFUSED, 0));
         if reply.message.edns.is_some() {
@@ -251,13 +191,9 @@ fn acl_refuses_strangers() {
 #[test]
 fn acl_tells_addresses_apart() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .section(r#"acl = { "127.0.0.1", "2001:db8::/32" }"#)
-        .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    let daemon =
+        Settings::with(&upstream).section(r#"acl = { "127.0.0.1", "2001:db8::/32" }"#).start();
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
     let stranger = UdpClient::from("127.0.0.2", daemon.addr());
     assert_eq!(stranger.ask(&Query::a("www.example.org")).rcode(), REFUSED);
 }

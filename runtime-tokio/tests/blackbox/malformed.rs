@@ -41,10 +41,7 @@ fn assert_dropped(daemon: &Daemon, octets: &[u8]) {
     let client = UdpClient::to(daemon.addr());
     client.send(octets);
     assert_eq!(client.ask(&blocked()).rcode(), 5);
-    assert!(
-        client.try_receive(Duration::from_millis(20)).is_none(),
-        "a second reply"
-    );
+    assert!(client.try_receive(Duration::from_millis(20)).is_none(), "a second reply");
 }
 
 fn set_count(octets: &mut [u8], section: usize, count: u16) {
@@ -91,10 +88,7 @@ fn missing_records_are_formerr() {
 fn trailing_garbage_is_formerr() {
     let upstream = Upstream::silent();
     let daemon = start(&upstream);
-    for query in [
-        Query::a("www.example.org"),
-        Query::a("www.example.org").edns(1232),
-    ] {
+    for query in [Query::a("www.example.org"), Query::a("www.example.org").edns(1232)] {
         let mut octets = query.encode();
         octets.push(0);
         assert_eq!(rcodes(&daemon, &octets), [FORMERR; 2]);
@@ -130,13 +124,7 @@ fn compression_in_the_question_is_formerr() {
     let daemon = start(&upstream);
     let header = &Query::a("www.example.org").encode()[..12];
     // To itself, forwards, into the header, and a label type that does not exist.
-    for name in [
-        &[0xc0, 12][..],
-        &[0xc0, 40],
-        &[0xc0, 0],
-        &[1, b'a', 0xc0, 12],
-        &[0x40, 1],
-    ] {
+    for name in [&[0xc0, 12][..], &[0xc0, 40], &[0xc0, 0], &[1, b'a', 0xc0, 12], &[0x40, 1]] {
         let octets = [header, name, &[0, 1, 0, 1]].concat();
         assert_eq!(rcodes(&daemon, &octets), [FORMERR; 2], "{name:02x?}");
     }
@@ -180,11 +168,7 @@ fn other_opcodes_are_notimp() {
         let client = UdpClient::to(daemon.addr());
         client.send(&octets);
         let reply = client.receive();
-        assert_eq!(
-            u16::from(reply.bytes[2] >> 3) & 0xf,
-            opcode,
-            "the opcode comes back"
-        );
+        assert_eq!(u16::from(reply.bytes[2] >> 3) & 0xf, opcode, "the opcode comes back");
     }
     assert_eq!(upstream.count(), 0);
 }
@@ -257,9 +241,7 @@ fn noise_does_no_harm() {
     let status = until("it answers over UDP, floods aside", || {
         let client = UdpClient::to(daemon.addr());
         client.send(&blocked().encode());
-        client
-            .try_receive(Duration::from_millis(500))
-            .map(|reply| reply.rcode())
+        client.try_receive(Duration::from_millis(500)).map(|reply| reply.rcode())
     });
     assert_eq!(status, 5);
     assert_eq!(daemon.tcp(&blocked()).rcode(), 5);
@@ -288,9 +270,7 @@ impl Noise {
             let length = self.below(600);
             return (0..length).map(|_| self.next().to_le_bytes()[3]).collect();
         }
-        let query = Query::a("some.example.org")
-            .option(10, b"8 octets")
-            .dnssec_ok();
+        let query = Query::a("some.example.org").option(10, b"8 octets").dnssec_ok();
         let mut octets = query.encode();
         for _ in 0..=self.below(4) {
             let at = self.below(octets.len());

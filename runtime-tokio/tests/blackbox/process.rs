@@ -12,10 +12,7 @@ use crate::harness::{
 fn gated(gate: &Gate) -> Upstream {
     let gate = gate.clone();
     Upstream::start(move |asked| {
-        Answer::When(
-            gate.clone(),
-            Box::new(asked.address(60, "192.0.2.1").into()),
-        )
+        Answer::When(gate.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
     })
 }
 
@@ -24,10 +21,7 @@ fn gated(gate: &Gate) -> Upstream {
 fn version() {
     let ended = Running::with_arguments(&["--version"], &[]).end();
     assert!(ended.status.success());
-    assert_eq!(
-        ended.stdout.trim(),
-        format!("balancedns {}", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(ended.stdout.trim(), format!("balancedns {}", env!("CARGO_PKG_VERSION")));
 }
 
 /// SIGTERM and SIGINT end an idle daemon with code 0.
@@ -58,11 +52,9 @@ fn drain_answers_what_is_in_flight() {
     upstream.wait_for(2);
 
     daemon.signal("TERM");
-    until("it is not ready while it drains", || {
-        match daemon.try_get("/readyz") {
-            Ok((503, _)) | Err(_) => Some(()),
-            Ok(_) => None,
-        }
+    until("it is not ready while it drains", || match daemon.try_get("/readyz") {
+        Ok((503, _)) | Err(_) => Some(()),
+        Ok(_) => None,
     });
     gate.open();
     let reply = client.receive();
@@ -90,11 +82,7 @@ fn drain_is_bounded() {
     daemon.signal("TERM");
     let ended = daemon.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(client.receive().rcode(), 2, "SERVFAIL rather than silence");
 }
 
@@ -117,26 +105,15 @@ fn second_instance_is_refused() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
     assert_address_in_use(&Settings::with(&upstream), daemon.port());
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
 fn assert_address_in_use(settings: &Settings, port: u16) {
     let ended = settings.fail_on(port);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let lines: Vec<_> = ended
-        .stderr
-        .lines()
-        .filter(|line| line.contains("in use"))
-        .collect();
+    let lines: Vec<_> = ended.stderr.lines().filter(|line| line.contains("in use")).collect();
     assert_eq!(lines.len(), 1, "{ended:?}");
-    assert!(
-        lines[0].contains(&format!("127.0.0.1:{port}")),
-        "{}",
-        lines[0]
-    );
+    assert!(lines[0].contains(&format!("127.0.0.1:{port}")), "{}", lines[0]);
 }
 
 /// Every error of a configuration gets its line with its key path; exit code 1.
@@ -159,10 +136,7 @@ fn bad_configuration_names_every_error() {
         &["min_ttl_seconds"],
         &["routing.chain", "did you mean", "upstream"],
     ] {
-        let found = ended
-            .stderr
-            .lines()
-            .any(|line| words.iter().all(|word| line.contains(word)));
+        let found = ended.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?}:\n{}", ended.stderr);
     }
 }
@@ -170,9 +144,7 @@ fn bad_configuration_names_every_error() {
 /// A Lua error is reported with file and line.
 #[test]
 fn lua_errors_have_their_line() {
-    let ended = Settings::new()
-        .section("this is not Lua")
-        .fail_on(free_port());
+    let ended = Settings::new().section("this is not Lua").fail_on(free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("test.lua:"), "{}", ended.stderr);
 }
@@ -181,15 +153,9 @@ fn lua_errors_have_their_line() {
 #[test]
 fn missing_capabilities_are_refused() {
     let upstream = Upstream::answering("192.0.2.1");
-    let ended = Settings::new()
-        .upstream(&upstream, r#"protocol = "dot""#)
-        .fail_on(free_port());
+    let ended = Settings::new().upstream(&upstream, r#"protocol = "dot""#).fail_on(free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("not available in this build"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("not available in this build"), "{}", ended.stderr);
 }
 
 /// No upstream, no forwarding.
@@ -226,10 +192,7 @@ fn embedded_default_starts() {
     });
     // Answered without any upstream, which this machine may not have.
     let client = UdpClient::to(addr.parse().expect("an address"));
-    assert_eq!(
-        client.ask(&Query::a("www.example.org").opcode(2)).rcode(),
-        4
-    );
+    assert_eq!(client.ask(&Query::a("www.example.org").opcode(2)).rcode(), 4);
     signal(running.pid(), "TERM");
     assert_eq!(running.end().status.code(), Some(0));
 }
@@ -249,17 +212,13 @@ fn names_are_not_logged() {
 #[test]
 fn names_are_logged_if_told_so() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .section("logging = { log_queries = true }")
-        .start();
+    let daemon = Settings::with(&upstream).section("logging = { log_queries = true }").start();
     for _ in 0..2 {
         daemon.udp(&Query::a("asked-name.example.org"));
     }
     daemon.signal("TERM");
     let ended = daemon.end();
     let said = format!("{}{}", ended.stdout, ended.stderr);
-    let lines = said
-        .lines()
-        .filter(|line| line.contains("asked-name.example.org"));
+    let lines = said.lines().filter(|line| line.contains("asked-name.example.org"));
     assert_eq!(lines.count(), 2, "{said}");
 }

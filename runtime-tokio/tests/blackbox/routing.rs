@@ -4,10 +4,7 @@ use crate::harness::{Query, Settings, Upstream};
 
 /// One server for everything, one for `zones`.
 fn start_with(zones: &str) -> (Upstream, Upstream, crate::harness::Daemon) {
-    let (all, zone) = (
-        Upstream::answering("192.0.2.1"),
-        Upstream::answering("192.0.2.2"),
-    );
+    let (all, zone) = (Upstream::answering("192.0.2.1"), Upstream::answering("192.0.2.2"));
     let daemon = Settings::new()
         .upstream(&all, "")
         .upstream(&zone, &format!("zones = {{ {zones} }}"))
@@ -35,18 +32,9 @@ fn zones_match_by_label() {
 #[test]
 fn zone_spelling_does_not_matter() {
     let (_all, _zone, daemon) = start_with(r#""Corp.Example.ORG""#);
-    assert_eq!(
-        daemon.udp(&Query::a("host.corp.example.org")).address(),
-        "192.0.2.2"
-    );
-    assert_eq!(
-        daemon.udp(&Query::a("corp.example.org")).address(),
-        "192.0.2.2"
-    );
-    assert_eq!(
-        daemon.udp(&Query::a("xcorp.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("host.corp.example.org")).address(), "192.0.2.2");
+    assert_eq!(daemon.udp(&Query::a("corp.example.org")).address(), "192.0.2.2");
+    assert_eq!(daemon.udp(&Query::a("xcorp.example.org")).address(), "192.0.2.1");
 }
 
 /// The longest zone that matches wins, whatever the order of the configuration.
@@ -56,10 +44,7 @@ fn longest_zone_wins() {
     let daemon = Settings::new()
         .upstream(&servers[0], r#"zones = { "." }"#)
         .upstream(&servers[1], r#"zones = { "example.org" }"#)
-        .upstream(
-            &servers[2],
-            r#"zones = { "deep.example.org", "other.example.net" }"#,
-        )
+        .upstream(&servers[2], r#"zones = { "deep.example.org", "other.example.net" }"#)
         .start();
     for (name, expected) in [
         ("www.example.com", "192.0.2.1"),
@@ -78,17 +63,9 @@ fn longest_zone_wins() {
 #[test]
 fn ties_go_in_order() {
     let servers = ["192.0.2.1", "192.0.2.2"].map(Upstream::answering);
-    let daemon = Settings::new()
-        .upstream(&servers[0], "")
-        .upstream(&servers[1], "")
-        .start();
+    let daemon = Settings::new().upstream(&servers[0], "").upstream(&servers[1], "").start();
     for i in 0..10 {
-        assert_eq!(
-            daemon
-                .udp(&Query::a(&format!("n{i}.example.org")))
-                .address(),
-            "192.0.2.1"
-        );
+        assert_eq!(daemon.udp(&Query::a(&format!("n{i}.example.org"))).address(), "192.0.2.1");
     }
     assert_eq!(servers.map(|server| server.count()), [10, 0]);
 }
@@ -100,28 +77,17 @@ fn less_specific_zones_are_the_fallback() {
     let dead = crate::harness::free_port();
     let daemon = Settings::new()
         .upstream(&all, "")
-        .upstream_at(
-            ([127, 0, 0, 1], dead).into(),
-            r#"zones = { "example.org" }"#,
-        )
+        .upstream_at(([127, 0, 0, 1], dead).into(), r#"zones = { "example.org" }"#)
         .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
 /// A name that no upstream is responsible for cannot be resolved.
 #[test]
 fn name_outside_all_zones_fails() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::new()
-        .upstream(&upstream, r#"zones = { "example.org" }"#)
-        .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    let daemon = Settings::new().upstream(&upstream, r#"zones = { "example.org" }"#).start();
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
     let reply = daemon.udp(&Query::a("www.example.com").edns(1232));
     assert!([2, 5].contains(&reply.rcode()), "{reply:?}");
     assert_eq!(reply.extended_errors().len(), 1, "it says why");

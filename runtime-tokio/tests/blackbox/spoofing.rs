@@ -29,22 +29,12 @@ fn assert_ignored(forge: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + Sync + 'static
     for _ in 0..2 {
         assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
     }
-    assert!(
-        start.elapsed() < Duration::from_millis(1900),
-        "{:?}",
-        start.elapsed()
-    );
-    assert_eq!(
-        upstream.count(),
-        1,
-        "asked once: the second came from the cache"
-    );
+    assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
+    assert_eq!(upstream.count(), 1, "asked once: the second came from the cache");
     let mismatches: f64 = ["id", "late", "question", "garbage"]
         .iter()
         .map(|what| {
-            daemon.metric(&format!(
-                "balancedns_upstream_mismatches_total{{what=\"{what}\"}}"
-            ))
+            daemon.metric(&format!("balancedns_upstream_mismatches_total{{what=\"{what}\"}}"))
         })
         .sum();
     assert!(mismatches >= 1.0, "it is counted");
@@ -135,20 +125,14 @@ fn ports_and_ids_are_spread() {
     assert!(ports.len() >= 20, "{} ports", ports.len());
     let ids: HashSet<_> = asked.iter().map(Asked::id).collect();
     assert!(ids.len() >= 290, "{} ids", ids.len());
-    let neighbours = |ids: &[u16]| {
-        ids.windows(2)
-            .filter(|pair| pair[1].wrapping_sub(pair[0]) <= 16)
-            .count()
-    };
+    let neighbours =
+        |ids: &[u16]| ids.windows(2).filter(|pair| pair[1].wrapping_sub(pair[0]) <= 16).count();
     let all: Vec<_> = asked.iter().map(Asked::id).collect();
     // By chance about 300 * 17 / 65536 = 0.08.
     assert!(neighbours(&all) < 5, "{all:?}");
     for port in ports {
-        let of_port: Vec<_> = asked
-            .iter()
-            .filter(|a| a.from.port() == port)
-            .map(Asked::id)
-            .collect();
+        let of_port: Vec<_> =
+            asked.iter().filter(|a| a.from.port() == port).map(Asked::id).collect();
         assert!(neighbours(&of_port) < 3, "port {port}: {of_port:?}");
     }
 }
@@ -161,12 +145,7 @@ fn wrong_replies_on_a_stream_are_ignored() {
         wrong_id.metadata.id ^= 0x5555;
         Answer::Octets(vec![octets(&wrong_id), octets(&asked.address(60, TRUE))])
     });
-    let daemon = Settings::new()
-        .upstream(&upstream, r#"protocol = "tcp""#)
-        .start();
+    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start();
     let reply = daemon.udp(&Query::a("www.example.org"));
-    assert!(
-        reply.addresses().iter().all(|ip| ip.to_string() != FORGED),
-        "{reply:?}"
-    );
+    assert!(reply.addresses().iter().all(|ip| ip.to_string() != FORGED), "{reply:?}");
 }

@@ -22,12 +22,7 @@ fn connection_is_kept() {
     let daemon = Settings::with(&upstream).start();
     let mut client = TcpClient::to(daemon.addr());
     for i in 0..20 {
-        assert_eq!(
-            client
-                .ask(&Query::a(&format!("n{i}.example.org")))
-                .address(),
-            "192.0.2.1"
-        );
+        assert_eq!(client.ask(&Query::a(&format!("n{i}.example.org"))).address(), "192.0.2.1");
     }
     assert!((daemon.metric("balancedns_connections_accepted_total") - 1.0).abs() < 0.1);
 }
@@ -53,9 +48,8 @@ fn answers_come_out_of_order() {
 fn several_messages_in_one_segment() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
-    let queries: Vec<_> = (0..100)
-        .map(|i| Query::a(&format!("n{}.example.org", i % 10)).id(i))
-        .collect();
+    let queries: Vec<_> =
+        (0..100).map(|i| Query::a(&format!("n{}.example.org", i % 10)).id(i)).collect();
     let mut octets = Vec::new();
     for query in &queries {
         let message = query.encode();
@@ -69,10 +63,7 @@ fn several_messages_in_one_segment() {
         let reply = client.receive();
         let id = usize::from(reply.message.metadata.id);
         reply.check_echo(&queries[id]);
-        assert!(
-            !std::mem::replace(&mut seen[id], true),
-            "id {id} answered twice"
-        );
+        assert!(!std::mem::replace(&mut seen[id], true), "id {id} answered twice");
     }
 }
 
@@ -83,10 +74,7 @@ fn message_in_pieces() {
     let daemon = Settings::with(&upstream).start();
     let query = Query::a("www.example.org").edns(1232);
     let message = query.encode();
-    let mut framed = u16::try_from(message.len())
-        .expect("short")
-        .to_be_bytes()
-        .to_vec();
+    let mut framed = u16::try_from(message.len()).expect("short").to_be_bytes().to_vec();
     framed.extend(message);
     let mut client = TcpClient::to(daemon.addr());
     for cut in 1..framed.len() {
@@ -117,9 +105,7 @@ fn half_closed_clients_are_answered() {
     client.finish();
     upstream.wait_for(2);
     gate.open();
-    let mut ids: Vec<_> = (0..2)
-        .map(|_| client.receive().message.metadata.id)
-        .collect();
+    let mut ids: Vec<_> = (0..2).map(|_| client.receive().message.metadata.id).collect();
     let mut expected: Vec<_> = queries.iter().map(|query| query.id).collect();
     ids.sort_unstable();
     expected.sort_unstable();
@@ -139,14 +125,8 @@ fn client_may_vanish() {
         upstream.wait_for(i + 1);
     }
     gate.open();
-    assert_eq!(
-        daemon.tcp(&Query::a("fast.example.org")).address(),
-        "192.0.2.1"
-    );
-    assert_eq!(
-        daemon.tcp(&Query::a("slow3.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.tcp(&Query::a("fast.example.org")).address(), "192.0.2.1");
+    assert_eq!(daemon.tcp(&Query::a("slow3.example.org")).address(), "192.0.2.1");
 }
 
 /// RFC 7766 section 6.2.1: what is wrong with one message is no reason to drop the connection.
@@ -161,10 +141,7 @@ fn errors_do_not_end_the_connection() {
     assert_eq!(client.receive().rcode(), 1);
     client.send(&Query::a("www.example.org").opcode(5).encode());
     assert_eq!(client.receive().rcode(), 4);
-    assert_eq!(
-        client.ask(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(client.ask(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
 /// More pipelined than one connection may have in flight: reading pauses, nothing is lost.
@@ -173,16 +150,10 @@ fn deep_pipelines_lose_nothing() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).start();
     let mut client = TcpClient::to(daemon.addr());
-    let mut writer = TcpClient {
-        stream: client.stream.try_clone().expect("a second handle"),
-    };
+    let mut writer = TcpClient { stream: client.stream.try_clone().expect("a second handle") };
     let sender = std::thread::spawn(move || {
         for id in 0..2_000_u16 {
-            writer.send(
-                &Query::a(&format!("n{}.example.org", id % 500))
-                    .id(id)
-                    .encode(),
-            );
+            writer.send(&Query::a(&format!("n{}.example.org", id % 500)).id(id).encode());
         }
     });
     let mut seen = vec![false; 2_000];
@@ -191,16 +162,10 @@ fn deep_pipelines_lose_nothing() {
             Tried::Reply(reply) => {
                 assert_eq!(reply.address(), "192.0.2.1");
                 let id = usize::from(reply.message.metadata.id);
-                assert!(
-                    !std::mem::replace(&mut seen[id], true),
-                    "id {id} answered twice"
-                );
+                assert!(!std::mem::replace(&mut seen[id], true), "id {id} answered twice");
             }
             other @ (Tried::Closed | Tried::Silence) => {
-                panic!(
-                    "{other:?} after {} replies",
-                    seen.iter().filter(|seen| **seen).count()
-                )
+                panic!("{other:?} after {} replies", seen.iter().filter(|seen| **seen).count())
             }
         }
     }

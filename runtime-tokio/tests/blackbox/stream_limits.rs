@@ -11,19 +11,14 @@ use crate::harness::{
 
 fn assert_about(took: Duration, millis: u64) {
     let high = Duration::from_millis(millis + 2000);
-    assert!(
-        (Duration::from_millis(millis - 50)..high).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_millis(millis - 50)..high).contains(&took), "{took:?}");
 }
 
 /// RFC 7766 section 6.2.3: a connection that nobody uses is closed; use keeps it open.
 #[test]
 fn idle_connections_are_closed() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("tcp_idle_timeout_ms = 400")
-        .start();
+    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 400").start();
     let mut client = TcpClient::to(daemon.addr());
     assert_about(client.wait_for_close(), 400);
 
@@ -42,22 +37,15 @@ fn waiting_is_not_idle() {
         let answer = asked.address(60, "192.0.2.1").into();
         Answer::After(Duration::from_millis(700), Box::new(answer))
     });
-    let daemon = Settings::with(&upstream)
-        .listen("tcp_idle_timeout_ms = 200")
-        .start();
-    assert_eq!(
-        daemon.tcp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 200").start();
+    assert_eq!(daemon.tcp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
 /// `listen.read_timeout_ms`: a length, then silence.
 #[test]
 fn unfinished_messages_time_out() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("read_timeout_ms = 400")
-        .start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start();
     for start in [&[0_u8][..], &[0, 40], &[0, 40, 1, 2, 3]] {
         let mut client = TcpClient::to(daemon.addr());
         client.send_raw(start);
@@ -70,9 +58,7 @@ fn unfinished_messages_time_out() {
 #[test]
 fn dripping_messages_time_out() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("read_timeout_ms = 400")
-        .start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start();
     let mut client = TcpClient::to(daemon.addr());
     let start = Instant::now();
     client.send_raw(&[2, 0]);
@@ -98,19 +84,13 @@ fn slow_readers_are_cut_off() {
         .listen("write_timeout_ms = 500, read_timeout_ms = 60000, tcp_idle_timeout_ms = 60000")
         .start();
     let query = Query::new("huge.example.org", RecordType::TXT);
-    assert!(
-        daemon.tcp(&query).bytes.len() > 60_000,
-        "it is in the cache now"
-    );
+    assert!(daemon.tcp(&query).bytes.len() > 60_000, "it is in the cache now");
     let before = daemon.memory_kib();
 
     let mut client = TcpClient::to(daemon.addr());
     client.stream.set_nonblocking(true).expect("non-blocking");
     let message = query.encode();
-    let mut framed = u16::try_from(message.len())
-        .expect("short")
-        .to_be_bytes()
-        .to_vec();
+    let mut framed = u16::try_from(message.len()).expect("short").to_be_bytes().to_vec();
     framed.extend(&message);
     // Some 6 GB of answers, if the daemon went along.
     let (mut sent, mut largest) = (0, before);
@@ -137,14 +117,9 @@ fn pauses_do_not_count_against_the_client() {
     let gate = Gate::default();
     let held = gate.clone();
     let upstream = Upstream::start(move |asked| {
-        Answer::When(
-            held.clone(),
-            Box::new(asked.address(60, "192.0.2.1").into()),
-        )
+        Answer::When(held.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
     });
-    let daemon = Settings::with(&upstream)
-        .listen("read_timeout_ms = 300")
-        .start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 300").start();
     let mut client = TcpClient::to(daemon.addr());
     for id in 0..600 {
         client.send(&Query::a(&format!("n{id}.example.org")).id(id).encode());
@@ -167,9 +142,7 @@ fn pauses_do_not_count_against_the_client() {
 #[test]
 fn patient_readers_get_everything() {
     let upstream = Upstream::start(|asked| asked.answer([txt_of(&asked.name(), 300, 60_000)]));
-    let daemon = Settings::new()
-        .upstream(&upstream, r#"protocol = "tcp""#)
-        .start();
+    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start();
     let query = Query::new("huge.example.org", RecordType::TXT);
     let mut client = TcpClient::to(daemon.addr());
     for _ in 0..200 {
@@ -185,9 +158,7 @@ fn patient_readers_get_everything() {
 #[test]
 fn connections_of_a_client_are_bounded() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("max_connections_per_client = 4")
-        .start();
+    let daemon = Settings::with(&upstream).listen("max_connections_per_client = 4").start();
     assert_bound(&daemon, 4);
 }
 
@@ -195,9 +166,7 @@ fn connections_of_a_client_are_bounded() {
 #[test]
 fn connections_are_bounded() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("max_connections = 3")
-        .start();
+    let daemon = Settings::with(&upstream).listen("max_connections = 3").start();
     assert_bound(&daemon, 3);
 }
 
@@ -224,14 +193,9 @@ fn assert_bound(daemon: &crate::harness::Daemon, bound: usize) {
 #[test]
 fn udp_does_not_suffer() {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream)
-        .listen("max_connections = 1")
-        .start();
+    let daemon = Settings::with(&upstream).listen("max_connections = 1").start();
     let mut client = TcpClient::to(daemon.addr());
     client.ask(&Query::a("www.example.org"));
     TcpClient::to(daemon.addr()).wait_for_close();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }

@@ -23,12 +23,7 @@ fn connection_is_reused() {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = start(&upstream);
     for i in 0..30 {
-        assert_eq!(
-            daemon
-                .udp(&Query::a(&format!("n{i}.example.org")))
-                .address(),
-            "192.0.2.1"
-        );
+        assert_eq!(daemon.udp(&Query::a(&format!("n{i}.example.org"))).address(), "192.0.2.1");
     }
     let asked = upstream.asked();
     assert!(asked.iter().all(|asked| asked.transport == Transport::Tcp));
@@ -49,29 +44,19 @@ fn connection_is_pipelined() {
     });
     let daemon = start(&upstream);
     let client = UdpClient::to(daemon.addr());
-    let queries: Vec<_> = (0..10)
-        .map(|i| Query::a(&format!("n{i}.example.org")).id(i))
-        .collect();
+    let queries: Vec<_> = (0..10).map(|i| Query::a(&format!("n{i}.example.org")).id(i)).collect();
     for query in &queries {
         client.send(&query.encode());
     }
     let asked = upstream.wait_for(10);
     assert_eq!(conns(&asked).len(), 1);
-    assert_eq!(
-        asked.iter().map(Asked::id).collect::<HashSet<_>>().len(),
-        10,
-        "ids differ"
-    );
+    assert_eq!(asked.iter().map(Asked::id).collect::<HashSet<_>>().len(), 10, "ids differ");
     gate.open();
     for _ in &queries {
         let reply = client.receive();
         let id = reply.message.metadata.id;
         reply.check_echo(&queries[usize::from(id)]);
-        assert_eq!(
-            reply.address(),
-            format!("192.0.2.{id}"),
-            "each its own answer"
-        );
+        assert_eq!(reply.address(), format!("192.0.2.{id}"), "each its own answer");
     }
 }
 
@@ -83,18 +68,9 @@ fn connection_is_opened_again() {
     let daemon = start(&upstream);
     let start = Instant::now();
     for i in 0..5 {
-        assert_eq!(
-            daemon
-                .udp(&Query::a(&format!("n{i}.example.org")))
-                .address(),
-            "192.0.2.1"
-        );
+        assert_eq!(daemon.udp(&Query::a(&format!("n{i}.example.org"))).address(), "192.0.2.1");
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert_eq!(conns(&upstream.asked()).len(), 5);
 }
 
@@ -102,23 +78,12 @@ fn connection_is_opened_again() {
 #[test]
 fn interrupted_queries_are_retried() {
     let upstream = Upstream::start(|asked| {
-        if asked.conn == 0 {
-            Answer::Close
-        } else {
-            asked.address(60, "192.0.2.1").into()
-        }
+        if asked.conn == 0 { Answer::Close } else { asked.address(60, "192.0.2.1").into() }
     });
     let daemon = start(&upstream);
     let start = Instant::now();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.1"
-    );
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 /// The same for many at once, of which the upstream answered half before it closed.
@@ -131,9 +96,7 @@ fn all_interrupted_queries_are_retried() {
     });
     let daemon = start(&upstream);
     let client = UdpClient::to(daemon.addr());
-    let queries: Vec<_> = (0..10)
-        .map(|i| Query::a(&format!("n{i}.example.org")).id(i))
-        .collect();
+    let queries: Vec<_> = (0..10).map(|i| Query::a(&format!("n{i}.example.org")).id(i)).collect();
     for query in &queries {
         client.send(&query.encode());
     }
@@ -150,10 +113,7 @@ fn silent_connections_lead_on() {
         .upstream(&first, r#"protocol = "tcp", timeout_ms = 300"#)
         .upstream(&second, TCP)
         .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.2"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
 }
 
 /// A frame that is no message ends the connection or is passed over; the second upstream answers.
@@ -165,10 +125,7 @@ fn garbage_on_a_connection_leads_on() {
         .upstream(&first, r#"protocol = "tcp", timeout_ms = 300"#)
         .upstream(&second, TCP)
         .start();
-    assert_eq!(
-        daemon.udp(&Query::a("www.example.org")).address(),
-        "192.0.2.2"
-    );
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
 }
 
 /// A server that comes back is used again.
@@ -176,10 +133,7 @@ fn garbage_on_a_connection_leads_on() {
 fn upstream_that_returns_is_used() {
     let port = free_port();
     let daemon = Settings::new()
-        .upstream_at(
-            ([127, 0, 0, 1], port).into(),
-            r#"protocol = "tcp", timeout_ms = 500"#,
-        )
+        .upstream_at(([127, 0, 0, 1], port).into(), r#"protocol = "tcp", timeout_ms = 500"#)
         .section("cache = { servfail_ttl_seconds = 0 }")
         .start();
     assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 2);

@@ -46,11 +46,7 @@ fn truncates_to_512_without_edns() {
         assert!(daemon.udp(&txt("big.example.org")).truncated());
         assert!(txt_octets(&daemon, &txt("big.example.org")) > 900);
     }
-    assert_eq!(
-        upstream.count(),
-        1,
-        "the client's size is not the upstream's affair"
-    );
+    assert_eq!(upstream.count(), 1, "the client's size is not the upstream's affair");
 }
 
 /// RFC 6891 section 6.2.3: the size that the client offers, and no more.
@@ -92,10 +88,7 @@ fn truncated_replies_decode_at_every_size() {
         assert!(reply.truncated(), "size {size}");
         assert!(reply.addresses().len() < 100);
     }
-    assert_eq!(
-        daemon.tcp(&Query::a("many.example.org")).addresses().len(),
-        100
-    );
+    assert_eq!(daemon.tcp(&Query::a("many.example.org")).addresses().len(), 100);
 }
 
 /// RFC 7766 section 5: TC from the upstream leads to TCP; who asked by TCP gets all of it.
@@ -104,14 +97,8 @@ fn tc_from_the_upstream_leads_to_tcp() {
     let upstream = upstream_with(3000);
     let daemon = Settings::with(&upstream).start();
     assert!(txt_octets(&daemon, &txt("big.example.org")) > 3000);
-    assert_eq!(
-        transports(&upstream.asked()),
-        [Transport::Udp, Transport::Tcp]
-    );
-    assert!(
-        daemon.udp(&txt("big.example.org")).truncated(),
-        "a small UDP client gets TC"
-    );
+    assert_eq!(transports(&upstream.asked()), [Transport::Udp, Transport::Tcp]);
+    assert!(daemon.udp(&txt("big.example.org")).truncated(), "a small UDP client gets TC");
     assert_eq!(upstream.count(), 2, "and the answer is cached whole");
     assert!(daemon.metric("balancedns_upstream_truncated_total") >= 1.0);
 }
@@ -196,8 +183,5 @@ fn truncated_answers_are_not_cached() {
     let before = upstream.count();
     let second = daemon.udp(&Query::a("cut.example.org"));
     assert!(second.truncated() || second.rcode() == 2, "{second:?}");
-    assert!(
-        upstream.count() > before,
-        "the second answer came from the cache"
-    );
+    assert!(upstream.count() > before, "the second answer came from the cache");
 }

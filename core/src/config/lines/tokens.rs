@@ -32,11 +32,7 @@ pub(super) fn tokenize(text: &str) -> Vec<Token<'_>> {
         let length = skipped.max(first.len_utf8());
         let (taken, after) = rest.split_at(length);
         if let Some(kind) = kind {
-            tokens.push(Token {
-                kind,
-                text: content,
-                line,
-            });
+            tokens.push(Token { kind, text: content, line });
         }
         let newlines = taken.bytes().filter(|byte| *byte == b'\n').count();
         line = line.saturating_add(u32::try_from(newlines).unwrap_or(u32::MAX));
@@ -54,15 +50,7 @@ fn piece(rest: &str, first: char) -> (Option<Kind>, usize, &str) {
             let length = quoted_length(rest, first);
             let inner = rest.get(1..length.saturating_sub(1)).unwrap_or_default();
             // An interpolated text is an expression, not a text that is known.
-            (
-                Some(if first == '`' {
-                    Kind::Symbol
-                } else {
-                    Kind::Text
-                }),
-                length,
-                inner,
-            )
+            (Some(if first == '`' { Kind::Symbol } else { Kind::Text }), length, inner)
         }
         '[' => match long_bracket(rest) {
             Some((length, inner)) => (Some(Kind::Text), length, inner),

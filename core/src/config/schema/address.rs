@@ -37,20 +37,14 @@ pub(super) fn host_port(text: &str) -> Result<(Host, u16), &'static str> {
         return Err("has no port");
     }
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port: u16 = port
-        .parse()
-        .ok()
-        .filter(|_| digits)
-        .ok_or("has a bad port")?;
+    let port: u16 = port.parse().ok().filter(|_| digits).ok_or("has a bad port")?;
     if host.is_empty() {
         return Ok((Host::Any, port));
     }
     if host.eq_ignore_ascii_case("localhost") {
         return Ok((Host::Literal((Ipv4Addr::LOCALHOST, port).into()), port));
     }
-    let looks_numeric = host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let looks_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if looks_numeric || host.contains([':', '[', ']', '/', ' ']) || Name::parse(host).is_err() {
         return Err("has a bad host");
     }
@@ -60,10 +54,9 @@ pub(super) fn host_port(text: &str) -> Result<(Host, u16), &'static str> {
 /// The addresses that a listener's text stands for: all addresses are one per family.
 pub(super) fn listen(text: &str) -> Result<Vec<SocketAddr>, &'static str> {
     match host_port(text)? {
-        (Host::Any, port) => Ok(vec![
-            (Ipv4Addr::UNSPECIFIED, port).into(),
-            (Ipv6Addr::UNSPECIFIED, port).into(),
-        ]),
+        (Host::Any, port) => {
+            Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()])
+        }
         (Host::Literal(addr), _) => Ok(vec![addr]),
         (Host::Name, _) => Err("has a host name"),
     }
@@ -95,10 +88,7 @@ mod tests {
         let literal = |text: &str| Host::Literal(text.parse().unwrap());
         assert_eq!(host_port("1.1.1.1:53"), Ok((literal("1.1.1.1:53"), 53)));
         assert_eq!(host_port("[::1]:53"), Ok((literal("[::1]:53"), 53)));
-        assert_eq!(
-            host_port("[fe80::1%3]:53"),
-            Ok((literal("[fe80::1%3]:53"), 53))
-        );
+        assert_eq!(host_port("[fe80::1%3]:53"), Ok((literal("[fe80::1%3]:53"), 53)));
         assert_eq!(host_port("localhost:0"), Ok((literal("127.0.0.1:0"), 0)));
         assert_eq!(host_port("dns.example:853"), Ok((Host::Name, 853)));
         for (text, message) in [
@@ -126,13 +116,7 @@ mod tests {
     #[test]
     fn all_addresses_are_one_per_family() {
         let all = listen(":5300").unwrap();
-        assert_eq!(
-            all,
-            [
-                "0.0.0.0:5300".parse().unwrap(),
-                "[::]:5300".parse().unwrap()
-            ]
-        );
+        assert_eq!(all, ["0.0.0.0:5300".parse().unwrap(), "[::]:5300".parse().unwrap()]);
     }
 
     #[test]

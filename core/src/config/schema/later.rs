@@ -49,27 +49,15 @@ enum Effect {
 }
 
 const fn switch(key: &'static str, shape: Shape) -> Later {
-    Later {
-        key,
-        shape,
-        effect: Effect::Switch,
-    }
+    Later { key, shape, effect: Effect::Switch }
 }
 
 const fn unless(key: &'static str, off: &'static str, shape: Shape) -> Later {
-    Later {
-        key,
-        shape,
-        effect: Effect::Unless(off),
-    }
+    Later { key, shape, effect: Effect::Unless(off) }
 }
 
 const fn detail(key: &'static str, shape: Shape) -> Later {
-    Later {
-        key,
-        shape,
-        effect: Effect::Detail,
-    }
+    Later { key, shape, effect: Effect::Detail }
 }
 
 /// A share of something.
@@ -87,19 +75,12 @@ pub(super) const LISTEN: &[Later] = &[
 ];
 
 /// Keys of `logging`.
-pub(super) const LOGGING: &[Later] = &[unless(
-    "format",
-    r#""text""#,
-    Shape::Word(&["text", "json"]),
-)];
+pub(super) const LOGGING: &[Later] =
+    &[unless("format", r#""text""#, Shape::Word(&["text", "json"]))];
 
 /// Keys of `routing`.
 pub(super) const ROUTING: &[Later] = &[
-    unless(
-        "policy",
-        r#""ordered""#,
-        Shape::Text("the name of a policy"),
-    ),
+    unless("policy", r#""ordered""#, Shape::Text("the name of a policy")),
     switch("bootstrap", Shape::Resolvers),
     unless("zone_fallback", "true", Shape::Flag),
     switch(
@@ -177,10 +158,7 @@ pub(super) const TOP: &[Later] = &[
             detail("policy", Shape::Text("the name of a policy")),
         ]),
     ),
-    switch(
-        "local_records",
-        Shape::Texts("records in presentation format"),
-    ),
+    switch("local_records", Shape::Texts("records in presentation format")),
     switch(
         "groups",
         Shape::Tables(&[
@@ -204,10 +182,7 @@ pub(super) const TOP: &[Later] = &[
     ),
     detail(
         "rebinding",
-        Shape::Table(&[
-            switch("enabled", Shape::Flag),
-            detail("allow", Shape::Texts("names")),
-        ]),
+        Shape::Table(&[switch("enabled", Shape::Flag), detail("allow", Shape::Texts("names"))]),
     ),
     switch(
         "query_log",
@@ -330,9 +305,7 @@ fn all(item: &Item<'_>, of: &str, accepts: impl Fn(&Item<'_>) -> bool) -> bool {
 
 fn listens(item: &Item<'_>) -> bool {
     if matches!(item.value, Value::List(_)) {
-        return all(item, "addresses", |entry| {
-            !listen::listen_addresses(entry).is_empty()
-        });
+        return all(item, "addresses", |entry| !listen::listen_addresses(entry).is_empty());
     }
     !listen::listen_addresses(item).is_empty()
 }
@@ -362,10 +335,7 @@ fn resolver(item: &Item<'_>) -> bool {
     let Some(text) = item.word(EXPECTED) else {
         return false;
     };
-    let good = matches!(
-        address::host_port(text),
-        Ok((address::Host::Literal(_), 1..))
-    );
+    let good = matches!(address::host_port(text), Ok((address::Host::Literal(_), 1..)));
     if !good {
         item.error("is wrong", EXPECTED);
     }

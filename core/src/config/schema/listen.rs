@@ -68,11 +68,7 @@ fn dns_sockets(section: &mut Section<'_>) -> Vec<ListenSocket> {
         }
     }
     if sockets.len() > SOCKETS {
-        section.error(
-            "dns",
-            format!("has {} sockets", sockets.len()),
-            "at most 1024",
-        );
+        section.error("dns", format!("has {} sockets", sockets.len()), "at most 1024");
     }
     sockets
 }
@@ -123,11 +119,7 @@ fn tls(section: &mut Section<'_>) {
     {
         item.error("is not a path", "a path that starts with /");
     }
-    let mut file = |key| {
-        section
-            .item(key)
-            .filter(|item| !item.is_off() && item.text().is_some())
-    };
+    let mut file = |key| section.item(key).filter(|item| !item.is_off() && item.text().is_some());
     match (file("tls_cert_file"), file("tls_key_file")) {
         (Some(cert), Some(_)) => {
             cert.warning("has no effect: there is neither listen.dot nor listen.doh");
@@ -140,28 +132,15 @@ fn tls(section: &mut Section<'_>) {
 
 /// The variable counts more than the file; an empty one is as good as none.
 fn workers(section: &mut Section<'_>, host: &dyn Host) -> Option<usize> {
-    let configured = section
-        .item("workers")
-        .and_then(|item| item.integer(WORKERS));
-    let Some(variable) = host
-        .variable(WORKERS_VARIABLE)
-        .filter(|text| !text.is_empty())
-    else {
+    let configured = section.item("workers").and_then(|item| item.integer(WORKERS));
+    let Some(variable) = host.variable(WORKERS_VARIABLE).filter(|text| !text.is_empty()) else {
         return configured;
     };
-    let number = variable
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .filter(|number| WORKERS.contains(number));
+    let number = variable.trim().parse::<u64>().ok().filter(|number| WORKERS.contains(number));
     if number.is_none() {
         let message = format!("the variable {WORKERS_VARIABLE} is {variable:?}");
         let (first, last) = WORKERS.into_inner();
-        section.error(
-            "workers",
-            message,
-            &format!("a whole number from {first} to {last}"),
-        );
+        section.error("workers", message, &format!("a whole number from {first} to {last}"));
     }
     number.and_then(|number| usize::try_from(number).ok())
 }

@@ -13,11 +13,7 @@ pub(super) fn read(mut section: Section<'_>) {
         item.unavailable("false");
     }
     section.millis("timeout_ms", MILLIS, 20);
-    section.choice(
-        "on_error",
-        &[("servfail", ()), ("forward", ()), ("block", ())],
-        (),
-    );
+    section.choice("on_error", &[("servfail", ()), ("forward", ()), ("block", ())], ());
     section.integer("memory_limit_mb", 1..=1_024, 16_u64);
     section.integer("disable_after_failures", 0..=1_000_000, 0_u64);
     let entries = section.list("entries", "plugins");
@@ -39,9 +35,7 @@ pub(super) fn read(mut section: Section<'_>) {
 fn entry<'v>(item: Item<'v>, names: &mut Vec<&'v str>) {
     const RUNTIMES: &[(&str, ())] = &[("lua", ()), ("go_exec", ()), ("exec", ())];
     let mut section = item.clone().section();
-    let path = section
-        .required("path", PATH)
-        .and_then(|path| path.word(PATH));
+    let path = section.required("path", PATH).and_then(|path| path.word(PATH));
     let given = section.item("name");
     let name = match &given {
         Some(name) => name.word("a name"),

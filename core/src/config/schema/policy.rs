@@ -26,11 +26,7 @@ pub(super) fn acl(top: &mut Section<'_>) -> Acl {
             }
         }
     }
-    if entries.is_empty() {
-        Acl::default()
-    } else {
-        Acl::new(networks)
-    }
+    if entries.is_empty() { Acl::default() } else { Acl::new(networks) }
 }
 
 /// Reads `blacklist`.

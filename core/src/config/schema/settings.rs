@@ -129,11 +129,7 @@ pub(super) fn cache(mut section: Section<'_>) -> CacheSettings {
             servfail_seconds: section.integer("servfail_ttl_seconds", 0..=servfail_max, 5),
         },
     };
-    let TtlBounds {
-        min_seconds,
-        max_seconds,
-        ..
-    } = settings.ttl;
+    let TtlBounds { min_seconds, max_seconds, .. } = settings.ttl;
     if min_seconds > max_seconds {
         let message = format!("{min_seconds} is more than cache.max_ttl_seconds {max_seconds}");
         section.error("min_ttl_seconds", message, "at most the maximum");

@@ -75,10 +75,9 @@ pub(super) fn read(
         }
         section.finish();
         upstreams.zones.push(zones);
-        upstreams.settings.push(UpstreamSettings {
-            name: names.last().cloned().unwrap_or_default(),
-            ..one
-        });
+        upstreams
+            .settings
+            .push(UpstreamSettings { name: names.last().cloned().unwrap_or_default(), ..one });
     }
     upstreams
 }
@@ -108,10 +107,7 @@ fn upstream(
 ) -> UpstreamSettings {
     let udp = Protocol::Plain(UpstreamProtocol::Udp);
     let protocol = section.item("protocol");
-    let asked = protocol
-        .as_ref()
-        .and_then(|item| item.choice(PROTOCOLS))
-        .unwrap_or(udp);
+    let asked = protocol.as_ref().and_then(|item| item.choice(PROTOCOLS)).unwrap_or(udp);
     let plain = match asked {
         Protocol::Plain(plain) => plain,
         Protocol::Dot | Protocol::Doh => {
@@ -192,9 +188,7 @@ fn doh_url(section: &mut Section<'_>, protocol: Protocol) {
     let Some(text) = item.word(EXPECTED) else {
         return;
     };
-    let host = text
-        .strip_prefix("https://")
-        .map(|rest| rest.split('/').next().unwrap_or(rest));
+    let host = text.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or(rest));
     if host.is_none_or(str::is_empty) {
         item.error("is wrong", EXPECTED);
     } else if let Protocol::Plain(plain) = protocol {
@@ -209,9 +203,7 @@ fn tls(section: &mut Section<'_>, protocol: Protocol) {
             item.warning(&format!("has no effect on protocol {}", plain.name()));
         }
     };
-    let name = section
-        .item("tls_server_name")
-        .filter(|item| !item.is_off());
+    let name = section.item("tls_server_name").filter(|item| !item.is_off());
     without_effect(name.filter(|item| item.word("a host name").is_some()));
     let skip = section.item("tls_insecure_skip_verify");
     without_effect(skip.filter(|item| item.boolean() == Some(true)));
@@ -226,10 +218,7 @@ fn zones(section: &mut Section<'_>) -> Vec<Name> {
             continue;
         };
         if text.split('.').any(|label| label == "*") {
-            entry.error(
-                "has a wildcard; a zone covers all names below it anyway",
-                EXPECTED,
-            );
+            entry.error("has a wildcard; a zone covers all names below it anyway", EXPECTED);
             continue;
         }
         match Name::parse(text) {

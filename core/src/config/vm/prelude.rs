@@ -80,18 +80,11 @@ fn plain_find(
         init @ 1.. => usize::try_from(init - 1).unwrap_or(usize::MAX),
         init => {
             let back = usize::try_from(init.unsigned_abs()).unwrap_or(usize::MAX);
-            if back == 0 {
-                0
-            } else {
-                text.len().saturating_sub(back)
-            }
+            if back == 0 { 0 } else { text.len().saturating_sub(back) }
         }
     };
     let found = text.get(start..).and_then(|rest| rest.find(&*wanted));
-    Ok((
-        found.map(|at| start + at + 1),
-        found.map(|at| start + at + wanted.len()),
-    ))
+    Ok((found.map(|at| start + at + 1), found.map(|at| start + at + wanted.len())))
 }
 
 #[cfg(test)]
@@ -120,10 +113,7 @@ mod tests {
                 eval(&format!("local a, b = {call} return {{a or 0, b or 0}}"));
             (list[0].filter(|at| *at > 0), list[1].filter(|at| *at > 0))
         };
-        assert_eq!(
-            found("string.find('a.b.c', '.', 3, true)"),
-            (Some(4), Some(4))
-        );
+        assert_eq!(found("string.find('a.b.c', '.', 3, true)"), (Some(4), Some(4)));
         assert_eq!(found("('hello'):find('ll')"), (Some(3), Some(4)));
         assert_eq!(found("('hello'):find('l', -1)"), (None, None));
         assert_eq!(found("('hello'):find('o', -1)"), (Some(5), Some(5)));

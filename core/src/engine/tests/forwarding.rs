@@ -14,10 +14,7 @@ fn one() -> Snapshot {
 }
 
 fn two() -> Snapshot {
-    snapshot(vec![
-        upstream("one", UpstreamProtocol::Udp),
-        upstream("two", UpstreamProtocol::Udp),
-    ])
+    snapshot(vec![upstream("one", UpstreamProtocol::Udp), upstream("two", UpstreamProtocol::Udp)])
 }
 
 #[test]
@@ -30,11 +27,7 @@ fn a_miss_is_forwarded_and_then_hit_with_an_aged_ttl() {
     world.upstream_says(socket, &reply(&sent, 300));
     let answer = world.replies.pop_front().expect("an answer");
     assert_eq!(id(&answer), 0x1234);
-    assert_eq!(
-        answer[12..asked.len()],
-        asked[12..],
-        "the question as it was spelled"
-    );
+    assert_eq!(answer[12..asked.len()], asked[12..], "the question as it was spelled");
     assert_eq!(ttl(&answer, &asked), 300);
 
     world.pass(Duration::from_millis(61_900));
@@ -69,14 +62,7 @@ fn what_does_not_match_does_not_consume_the_attempt() {
     wrong_type[type_at] = 28;
     let mut not_a_reply = right.clone();
     not_a_reply[2] &= 0x7f;
-    for wrong in [
-        wrong_id,
-        wrong_name,
-        wrong_type,
-        not_a_reply,
-        right[..9].to_vec(),
-        Vec::new(),
-    ] {
+    for wrong in [wrong_id, wrong_name, wrong_type, not_a_reply, right[..9].to_vec(), Vec::new()] {
         world.upstream_says(socket, &wrong);
         assert!(world.replies.is_empty(), "{wrong:?} was taken");
     }
@@ -92,10 +78,7 @@ fn what_does_not_match_does_not_consume_the_attempt() {
 fn identical_questions_share_one_fetch() {
     let mut world = World::new(one());
     for n in 0..50 {
-        world.ask(&query(
-            n,
-            if n % 2 == 0 { "a.example" } else { "A.EXAMPLE" },
-        ));
+        world.ask(&query(n, if n % 2 == 0 { "a.example" } else { "A.EXAMPLE" }));
     }
     assert_eq!(world.queries.len(), 1);
     let (socket, sent) = world.queries.pop_front().expect("a query");
@@ -112,18 +95,13 @@ fn a_refusing_network_means_the_next_candidate_at_once() {
     let mut world = World::new(two());
     world.ask(&query(1, "a.example"));
     let (first, _) = world.queries.pop_front().expect("a query");
-    world
-        .engine
-        .handle_socket_failed(world.now, first, IoFailure::Refused);
+    world.engine.handle_socket_failed(world.now, first, IoFailure::Refused);
     world.pump();
     let (second, sent) = world.queries.pop_front().expect("a query to the next");
     assert_ne!(first, second);
     world.upstream_says(second, &reply(&sent, 60));
     assert_eq!(rcode(&world.replies[0]), 0);
-    let failed = Event::UpstreamFailed {
-        upstream: "one".into(),
-        failure: IoFailure::Refused,
-    };
+    let failed = Event::UpstreamFailed { upstream: "one".into(), failure: IoFailure::Refused };
     assert!(world.events.contains(&failed));
 }
 
@@ -133,18 +111,11 @@ fn silence_is_met_with_the_same_query_again_then_with_the_next_candidate() {
     world.ask(&query(1, "a.example"));
     let (first, sent) = world.queries.pop_front().expect("a query");
     world.pass(Duration::from_millis(400));
-    assert_eq!(
-        world.queries.pop_front(),
-        Some((first, sent.clone())),
-        "same socket, same id"
-    );
+    assert_eq!(world.queries.pop_front(), Some((first, sent.clone())), "same socket, same id");
     world.pass(Duration::from_millis(1_599));
     assert_eq!(world.queries.drain(..).count(), 1, "once more after 800 ms");
     world.pass(Duration::from_millis(1));
-    let (second, other) = world
-        .queries
-        .pop_front()
-        .expect("the next candidate at 2 s");
+    let (second, other) = world.queries.pop_front().expect("the next candidate at 2 s");
     assert_ne!(second, first);
     world.upstream_says(first, &reply(&sent, 60));
     assert_eq!(world.count(Counter::ReplyLate), 1, "too late to count");
@@ -210,18 +181,11 @@ fn sockets_are_many_and_each_is_used_for_a_while_only() {
         world.upstream_says(socket, &reply(&sent, 60));
     }
     assert_eq!(world.replies.len(), total as usize);
-    assert!(
-        sockets.len() > 32,
-        "{} sockets for {total} queries",
-        sockets.len()
-    );
+    assert!(sockets.len() > 32, "{} sockets for {total} queries", sockets.len());
     assert!(ids.len() > 25_000, "{} ids", ids.len());
     assert!(world.open_sockets.len() <= 32);
     world.pass(SOCKET_AGE);
-    assert!(
-        world.open_sockets.is_empty(),
-        "given up after {SOCKET_AGE:?}"
-    );
+    assert!(world.open_sockets.is_empty(), "given up after {SOCKET_AGE:?}");
     assert_eq!(world.engine.sizes().timers, 0);
 }
 
@@ -243,11 +207,7 @@ fn same_inputs_and_seed_give_the_same_datagrams() {
             world.ask(&query(n, &format!("n{n}.example")));
             world.pass(Duration::from_millis(50));
         }
-        world
-            .queries
-            .iter()
-            .map(|(socket, sent)| (format!("{socket:?}"), sent.clone()))
-            .collect()
+        world.queries.iter().map(|(socket, sent)| (format!("{socket:?}"), sent.clone())).collect()
     };
     let first: Vec<(String, Vec<u8>)> = run([1; 32]);
     assert_eq!(first, run([1; 32]));
@@ -256,9 +216,8 @@ fn same_inputs_and_seed_give_the_same_datagrams() {
 
 #[test]
 fn a_batch_gives_the_same_as_its_messages_one_by_one() {
-    let messages: Vec<Vec<u8>> = (0..64)
-        .map(|n| query(n, &format!("n{}.example", n % 20)))
-        .collect();
+    let messages: Vec<Vec<u8>> =
+        (0..64).map(|n| query(n, &format!("n{}.example", n % 20))).collect();
     let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
     let mut batched = World::new(one());
     batched.ask_all(&slices);
@@ -267,11 +226,7 @@ fn a_batch_gives_the_same_as_its_messages_one_by_one() {
         single.ask(message);
     }
     let sent = |world: &World| -> BTreeSet<Vec<u8>> {
-        world
-            .queries
-            .iter()
-            .map(|(_, message)| message.clone())
-            .collect()
+        world.queries.iter().map(|(_, message)| message.clone()).collect()
     };
     assert_eq!(sent(&batched), sent(&single));
     assert_eq!(sent(&batched).len(), 20);

@@ -55,18 +55,9 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             max_connections: 100,
             max_connections_per_client: 10,
         },
-        logging: LoggingSettings {
-            level: Level::Info,
-            log_queries: false,
-        },
+        logging: LoggingSettings { level: Level::Info, log_queries: false },
         acl: Acl::default(),
-        chain: vec![
-            Stage::Blacklist,
-            Stage::Hosts,
-            Stage::Cache,
-            Stage::Policy,
-            Stage::Upstream,
-        ],
+        chain: vec![Stage::Blacklist, Stage::Hosts, Stage::Cache, Stage::Policy, Stage::Upstream],
         blocklist: Arc::new(Blocklist::builder().build()),
         hosts: None,
         routes: Routes::new(&vec![Vec::new(); upstreams.len()]),
@@ -172,8 +163,7 @@ impl World {
             batch.push(client(), None, message).expect("room");
         }
         let origin = Origin::Listener(UDP);
-        self.engine
-            .handle_datagrams(self.now, origin, &batch, &mut self.transmit);
+        self.engine.handle_datagrams(self.now, origin, &batch, &mut self.transmit);
         self.pump();
     }
 
@@ -182,8 +172,7 @@ impl World {
         let mut batch = ReceiveBatch::new(1, 4_096);
         batch.push(client(), None, message).expect("room");
         let origin = Origin::Socket(socket);
-        self.engine
-            .handle_datagrams(self.now, origin, &batch, &mut self.transmit);
+        self.engine.handle_datagrams(self.now, origin, &batch, &mut self.transmit);
         self.pump();
     }
 
@@ -194,22 +183,15 @@ impl World {
             assert!(at >= self.now, "a deadline in the past was announced");
             self.now = at;
             self.engine.handle_timeout(at);
-            assert!(
-                self.engine.next_timeout().is_none_or(|(next, _)| next > at),
-                "due again"
-            );
+            assert!(self.engine.next_timeout().is_none_or(|(next, _)| next > at), "due again");
             self.pump();
         }
         self.now = end;
     }
 
     pub(super) fn connect_client(&mut self) -> ConnHandle {
-        let conn = self
-            .engine
-            .handle_accepted(self.now, TCP, client())
-            .expect("room");
-        self.engine
-            .handle_established(self.now, conn, Established::default());
+        let conn = self.engine.handle_accepted(self.now, TCP, client()).expect("room");
+        self.engine.handle_established(self.now, conn, Established::default());
         self.pump();
         conn
     }
@@ -222,8 +204,7 @@ impl World {
     /// The next connect succeeds.
     pub(super) fn establish(&mut self) -> ConnHandle {
         let conn = self.connects.pop_front().expect("a connect");
-        self.engine
-            .handle_established(self.now, conn, Established::default());
+        self.engine.handle_established(self.now, conn, Established::default());
         self.pump();
         conn
     }
@@ -264,10 +245,7 @@ impl World {
                     self.replies.push_back(bytes.to_vec());
                 }
                 Via::Socket(socket) => {
-                    assert!(
-                        self.open_sockets.contains(&socket),
-                        "sent on a closed socket"
-                    );
+                    assert!(self.open_sockets.contains(&socket), "sent on a closed socket");
                     self.queries.push_back((socket, bytes.to_vec()));
                 }
             }
@@ -284,10 +262,7 @@ impl World {
             Action::CloseSocket { socket } => self.open_sockets.retain(|open| *open != socket),
             Action::Connect { conn, .. } => self.connects.push_back(conn),
             Action::Write { conn, bytes } => {
-                self.written
-                    .entry(conn.index())
-                    .or_default()
-                    .extend_from_slice(&bytes);
+                self.written.entry(conn.index()).or_default().extend_from_slice(&bytes);
                 if self.writable {
                     self.engine.handle_written(self.now, conn, bytes.len());
                 }
@@ -337,12 +312,7 @@ pub(super) fn reply(query: &[u8], ttl: u32) -> Vec<u8> {
 
 /// The reply of a server that has only an rcode to give.
 pub(super) fn error(query: &[u8], rcode: u8) -> Vec<u8> {
-    let end = 12
-        + query[12..]
-            .iter()
-            .position(|octet| *octet == 0)
-            .expect("a root")
-        + 5;
+    let end = 12 + query[12..].iter().position(|octet| *octet == 0).expect("a root") + 5;
     let mut message = query[..end].to_vec();
     message[2] |= 0x80;
     message[3] = 0x80 | rcode;

@@ -19,9 +19,7 @@ fn stopping_waits_for_queries_in_flight_and_leaves_nothing() {
     assert_eq!(world.closed_listeners.len(), 2);
     assert_eq!(world.closed, [idle]);
     assert!(!world.stopped);
-    let late = world
-        .engine
-        .handle_accepted(world.now, super::harness::TCP, client());
+    let late = world.engine.handle_accepted(world.now, super::harness::TCP, client());
     assert_eq!(late, Err(AcceptRefused::Stopping));
     let (socket, sent) = world.queries.pop_front().expect("a query");
     world.upstream_says(socket, &reply(&sent, 60));
@@ -30,10 +28,7 @@ fn stopping_waits_for_queries_in_flight_and_leaves_nothing() {
     assert!(world.open_sockets.is_empty());
     let sizes = world.engine.sizes();
     assert_eq!((sizes.fetches, sizes.waiters, sizes.sockets), (0, 0, 0));
-    assert_eq!(
-        (sizes.client_conns, sizes.upstream_conns, sizes.timers),
-        (0, 0, 0)
-    );
+    assert_eq!((sizes.client_conns, sizes.upstream_conns, sizes.timers), (0, 0, 0));
 }
 
 #[test]

@@ -46,11 +46,7 @@ fn a_connection_to_an_upstream_is_kept_and_pipelined() {
     assert!(world.connects.is_empty(), "one connection for all");
     let sent = world.messages(conn);
     assert_eq!(sent.len(), 3);
-    let all: Vec<u8> = sent
-        .iter()
-        .rev()
-        .flat_map(|query| framed(&reply(query, 60)))
-        .collect();
+    let all: Vec<u8> = sent.iter().rev().flat_map(|query| framed(&reply(query, 60))).collect();
     for octet in all {
         world.stream_says(conn, &[octet]);
     }
@@ -68,9 +64,7 @@ fn queries_of_a_broken_connection_are_asked_again_on_a_new_one() {
     world.ask(&query(1, "a.example"));
     let conn = world.establish();
     world.messages(conn);
-    world
-        .engine
-        .handle_closed(world.now, conn, Closed::Failed(IoFailure::Reset));
+    world.engine.handle_closed(world.now, conn, Closed::Failed(IoFailure::Reset));
     world.pump();
     let again = world.establish();
     let sent = world.messages(again).remove(0);
@@ -91,11 +85,7 @@ fn a_refused_connect_backs_off_and_never_spins() {
         world.pass(Duration::from_millis(10));
     }
     // 200 ms with waits of 100 ms and 200 ms: two connects, three if the second wait is over.
-    assert!(
-        world.count(Counter::ConnsOpened) <= 3,
-        "{}",
-        world.count(Counter::ConnsOpened)
-    );
+    assert!(world.count(Counter::ConnsOpened) <= 3, "{}", world.count(Counter::ConnsOpened));
     world.pass(Duration::from_secs(10));
     assert_eq!(world.engine.sizes().fetches, 0);
     assert_eq!(world.replies.len(), 20);
@@ -115,11 +105,7 @@ fn a_silent_connection_is_given_up_with_its_queries() {
 fn answers_on_a_stream_come_as_they_are_ready() {
     let mut world = World::new(udp());
     let conn = world.connect_client();
-    let both = [
-        framed(&query(1, "slow.example")),
-        framed(&query(2, "quick.example")),
-    ]
-    .concat();
+    let both = [framed(&query(1, "slow.example")), framed(&query(2, "quick.example"))].concat();
     for octet in both {
         world.stream_says(conn, &[octet]);
     }
@@ -150,9 +136,8 @@ fn a_client_that_closes_its_sending_side_gets_its_answers() {
 fn a_client_is_not_read_from_beyond_its_pipeline() {
     let mut world = World::new(udp());
     let conn = world.connect_client();
-    let many: Vec<u8> = (0..1_000u16)
-        .flat_map(|n| framed(&query(n, &format!("n{n}.example"))))
-        .collect();
+    let many: Vec<u8> =
+        (0..1_000u16).flat_map(|n| framed(&query(n, &format!("n{n}.example")))).collect();
     world.stream_says(conn, &many);
     assert_eq!(world.engine.sizes().waiters, CLIENT_PIPELINE);
     assert_eq!(world.paused, [conn]);
@@ -204,16 +189,9 @@ fn connections_of_one_client_are_bounded() {
     let mut world = World::new(udp());
     let conns: Vec<_> = (0..10).map(|_| world.connect_client()).collect();
     let refused =
-        world
-            .engine
-            .handle_accepted(world.now, super::harness::TCP, super::harness::client());
-    assert_eq!(
-        refused,
-        Err(crate::engine::AcceptRefused::TooManyFromClient)
-    );
-    world
-        .engine
-        .handle_closed(world.now, conns[0], Closed::Cleanly);
+        world.engine.handle_accepted(world.now, super::harness::TCP, super::harness::client());
+    assert_eq!(refused, Err(crate::engine::AcceptRefused::TooManyFromClient));
+    world.engine.handle_closed(world.now, conns[0], Closed::Cleanly);
     world.connect_client();
     assert_eq!(world.shared.open_connections(), 10);
 }

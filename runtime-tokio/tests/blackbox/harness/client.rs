@@ -30,9 +30,7 @@ impl UdpClient {
 
     fn bound(local: SocketAddr, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind(local).expect("a port for a client");
-        socket
-            .connect(server)
-            .expect("connecting a datagram socket needs nobody");
+        socket.connect(server).expect("connecting a datagram socket needs nobody");
         Self { socket }
     }
 
@@ -42,9 +40,7 @@ impl UdpClient {
 
     /// The next datagram that comes within the time given.
     pub(crate) fn try_receive(&self, within: Duration) -> Option<Reply> {
-        self.socket
-            .set_read_timeout(Some(within))
-            .expect("a timeout above zero");
+        self.socket.set_read_timeout(Some(within)).expect("a timeout above zero");
         let mut buffer = vec![0; 65_535];
         match self.socket.recv(&mut buffer) {
             Ok(length) => {
@@ -159,9 +155,7 @@ impl TcpClient {
             if left.is_zero() {
                 return Filled::Silence;
             }
-            self.stream
-                .set_read_timeout(Some(left))
-                .expect("a timeout above zero");
+            self.stream.set_read_timeout(Some(left)).expect("a timeout above zero");
             match self.stream.read(&mut buffer[filled..]) {
                 Ok(0) => return Filled::Closed,
                 Ok(count) => filled += count,

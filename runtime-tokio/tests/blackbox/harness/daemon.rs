@@ -56,9 +56,7 @@ impl Settings {
 
     /// As many workers; one otherwise.
     pub(crate) fn workers(mut self, count: usize) -> Self {
-        self.listen = self
-            .listen
-            .replace("workers = 1", &format!("workers = {count}"));
+        self.listen = self.listen.replace("workers = 1", &format!("workers = {count}"));
         self
     }
 
@@ -71,11 +69,8 @@ impl Settings {
     pub(crate) fn upstream_at(mut self, addr: SocketAddr, keys: &str) -> Self {
         let name = self.upstream_count;
         self.upstream_count += 1;
-        writeln!(
-            self.upstreams,
-            "    {{ name = \"up{name}\", addr = \"{addr}\", {keys} }},"
-        )
-        .expect("text takes text");
+        writeln!(self.upstreams, "    {{ name = \"up{name}\", addr = \"{addr}\", {keys} }},")
+            .expect("text takes text");
         self
     }
 
@@ -130,9 +125,7 @@ impl Settings {
         Running::new(
             folder,
             text,
-            Command::new(env!("CARGO_BIN_EXE_balancedns"))
-                .arg("-config")
-                .arg(path),
+            Command::new(env!("CARGO_BIN_EXE_balancedns")).arg("-config").arg(path),
         )
     }
 }
@@ -165,13 +158,7 @@ impl Running {
             .expect("the daemon's binary runs");
         let stdout = Said::listen_to(child.stdout.take().expect("stdout is piped"));
         let stderr = Said::listen_to(child.stderr.take().expect("stderr is piped"));
-        Self {
-            child,
-            stdout,
-            stderr,
-            config,
-            _folder: folder,
-        }
+        Self { child, stdout, stderr, config, _folder: folder }
     }
 
     /// The binary with these arguments and variables, and no configuration of a test.
@@ -199,11 +186,7 @@ impl Running {
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ended {
         let status = until("the process ends", || self.ended());
-        Ended {
-            status,
-            stdout: self.stdout.rest(),
-            stderr: self.stderr.rest(),
-        }
+        Ended { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 
     fn wait_until_ready(mut self, dns_port: u16, metrics_port: u16) -> Option<Daemon> {
@@ -215,18 +198,10 @@ impl Running {
             matches!(http_get(metrics, "/readyz"), Ok((200, _))).then_some(true)
         });
         if ready {
-            return Some(Daemon {
-                running: Some(self),
-                port: dns_port,
-                metrics,
-            });
+            return Some(Daemon { running: Some(self), port: dns_port, metrics });
         }
         let said = self.stderr.rest();
-        assert!(
-            said.contains("in use"),
-            "the daemon did not start:\n{said}\n{}",
-            self.config
-        );
+        assert!(said.contains("in use"), "the daemon did not start:\n{said}\n{}", self.config);
         None
     }
 }
@@ -236,20 +211,14 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "the daemon's configuration:\n{}what it said:\n{}",
-                self.config,
-                self.said()
-            );
+            eprintln!("the daemon's configuration:\n{}what it said:\n{}", self.config, self.said());
         }
     }
 }
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running")
-            .field("pid", &self.pid())
-            .finish_non_exhaustive()
+        f.debug_struct("Running").field("pid", &self.pid()).finish_non_exhaustive()
     }
 }
 
@@ -312,9 +281,7 @@ impl Daemon {
             .expect("the daemon runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.split_whitespace().next());
-        number
-            .and_then(|number| number.parse().ok())
-            .expect("VmRSS is a number")
+        number.and_then(|number| number.parse().ok()).expect("VmRSS is a number")
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -323,10 +290,7 @@ impl Daemon {
 
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ended {
-        self.running
-            .take()
-            .expect("it runs until it is taken")
-            .end()
+        self.running.take().expect("it runs until it is taken").end()
     }
 
     fn running(&self) -> &Running {
@@ -347,10 +311,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
 pub(crate) fn free_port() -> u16 {
     for _ in 0..100 {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a TCP port");
-        let port = listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .port();
+        let port = listener.local_addr().expect("a bound socket has an address").port();
         if UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return port;
         }
@@ -361,19 +322,12 @@ pub(crate) fn free_port() -> u16 {
 fn http_get(addr: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "not an HTTP response");
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(bad)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
     Ok((status, body.to_owned()))
 }
 
@@ -397,10 +351,7 @@ impl Said {
                 }
             }
         });
-        Self {
-            text,
-            reader: Some(reader),
-        }
+        Self { text, reader: Some(reader) }
     }
 
     fn text(&self) -> String {

@@ -96,12 +96,7 @@ impl Query {
 
     /// Adds OPT that offers to take `size` octets.
     pub(crate) fn edns(mut self, size: u16) -> Self {
-        self.edns = Some(Edns {
-            size,
-            version: 0,
-            dnssec_ok: false,
-            options: Vec::new(),
-        });
+        self.edns = Some(Edns { size, version: 0, dnssec_ok: false, options: Vec::new() });
         self
     }
 
@@ -150,20 +145,12 @@ impl Query {
 
     /// The OPT record alone, to be added once more.
     pub(crate) fn opt_record(size: u16) -> Vec<u8> {
-        Edns {
-            size,
-            version: 0,
-            dnssec_ok: false,
-            options: Vec::new(),
-        }
-        .encode()
+        Edns { size, version: 0, dnssec_ok: false, options: Vec::new() }.encode()
     }
 
     /// The most octets that may come back in a datagram.
     fn datagram_limit(&self) -> usize {
-        self.edns
-            .as_ref()
-            .map_or(512, |edns| usize::from(edns.size.max(512)))
+        self.edns.as_ref().map_or(512, |edns| usize::from(edns.size.max(512)))
     }
 }
 
@@ -198,10 +185,7 @@ impl Reply {
         let mut decoder = BinDecoder::new(&bytes);
         let message = Message::read(&mut decoder)
             .unwrap_or_else(|error| panic!("the reply does not decode: {error}: {bytes:02x?}"));
-        assert!(
-            decoder.is_empty(),
-            "octets after the last record: {bytes:02x?}"
-        );
+        assert!(decoder.is_empty(), "octets after the last record: {bytes:02x?}");
         Self { bytes, message }
     }
 
@@ -210,11 +194,7 @@ impl Reply {
     pub(crate) fn check_echo(&self, query: &Query) {
         assert_eq!(self.message.metadata.id, query.id, "id: {self:?}");
         assert_eq!(self.message.metadata.message_type, MessageType::Response);
-        assert_eq!(
-            self.flags() & (OPCODE | RD),
-            query.flags & (OPCODE | RD),
-            "opcode and RD"
-        );
+        assert_eq!(self.flags() & (OPCODE | RD), query.flags & (OPCODE | RD), "opcode and RD");
         assert_eq!(
             self.message.edns.is_some(),
             query.edns.is_some(),
@@ -260,21 +240,13 @@ impl Reply {
 
     /// The rcode with the upper bits from OPT (RFC 6891 section 6.1.3).
     pub(crate) fn rcode(&self) -> u16 {
-        let high = self
-            .message
-            .edns
-            .as_ref()
-            .map_or(0, |edns| u16::from(edns.rcode_high()));
+        let high = self.message.edns.as_ref().map_or(0, |edns| u16::from(edns.rcode_high()));
         (high << 4) | (self.flags() & 0x000f)
     }
 
     /// The addresses of the answer section, in order.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        self.message
-            .answers
-            .iter()
-            .filter_map(|record| record.data.ip_addr())
-            .collect()
+        self.message.answers.iter().filter_map(|record| record.data.ip_addr()).collect()
     }
 
     /// The only address of the answer, as text.
@@ -287,19 +259,12 @@ impl Reply {
 
     /// The TTL of the first record of the answer.
     pub(crate) fn ttl(&self) -> u32 {
-        self.message
-            .answers
-            .first()
-            .expect("the answer holds a record")
-            .ttl
+        self.message.answers.first().expect("the answer holds a record").ttl
     }
 
     /// The SOA of the authority section, if it is there.
     pub(crate) fn soa(&self) -> Option<&Record> {
-        self.message
-            .authorities
-            .iter()
-            .find(|record| record.record_type() == RecordType::SOA)
+        self.message.authorities.iter().find(|record| record.record_type() == RecordType::SOA)
     }
 
     /// The info codes of all Extended DNS Errors (RFC 8914).
@@ -331,20 +296,12 @@ pub(crate) fn option_codes(message: &Message) -> Vec<u16> {
     let Some(edns) = &message.edns else {
         return Vec::new();
     };
-    edns.options()
-        .options
-        .iter()
-        .map(|(code, _)| u16::from(*code))
-        .collect()
+    edns.options().options.iter().map(|(code, _)| u16::from(*code)).collect()
 }
 
 /// A record of any name.
 pub(crate) fn record(name: &str, ttl: u32, data: RData) -> Record {
-    Record::from_rdata(
-        Name::from_ascii(name).expect("a test's name is valid"),
-        ttl,
-        data,
-    )
+    Record::from_rdata(Name::from_ascii(name).expect("a test's name is valid"), ttl, data)
 }
 
 /// An A or AAAA record.
@@ -359,15 +316,7 @@ pub(crate) fn address(name: &str, ttl: u32, ip: &str) -> Record {
 /// An SOA record with the two numbers that matter for negative answers (RFC 2308 section 5).
 pub(crate) fn soa(zone: &str, ttl: u32, minimum: u32) -> Record {
     let name = |text: &str| Name::from_ascii(text).expect("a test's name is valid");
-    let data = SOA::new(
-        name("ns.example.org."),
-        name("mail.example.org."),
-        1,
-        2,
-        3,
-        4,
-        minimum,
-    );
+    let data = SOA::new(name("ns.example.org."), name("mail.example.org."), 1, 2, 3, 4, minimum);
     record(zone, ttl, RData::SOA(data))
 }
 

@@ -41,10 +41,7 @@ impl Asked {
 
     /// The name in lower case, with its final dot.
     pub(crate) fn name(&self) -> String {
-        self.message.queries[0]
-            .name()
-            .to_ascii()
-            .to_ascii_lowercase()
+        self.message.queries[0].name().to_ascii().to_ascii_lowercase()
     }
 
     pub(crate) fn qtype(&self) -> RecordType {
@@ -133,11 +130,7 @@ impl Gate {
 
     fn wait(&self) {
         let guard = lock(&self.0.0);
-        drop(
-            self.0
-                .1
-                .wait_timeout_while(guard, PATIENCE * 2, |open| !*open),
-        );
+        drop(self.0.1.wait_timeout_while(guard, PATIENCE * 2, |open| !*open));
     }
 }
 
@@ -158,9 +151,7 @@ struct State {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("addr", &self.addr)
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("addr", &self.addr).finish_non_exhaustive()
     }
 }
 
@@ -239,11 +230,7 @@ impl Upstream {
                 move || serve_tcp(&state, &listener)
             }));
         }
-        Self {
-            addr,
-            state,
-            threads,
-        }
+        Self { addr, state, threads }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -268,11 +255,7 @@ impl Upstream {
             .changed
             .wait_timeout_while(guard, PATIENCE, |asked| asked.len() < count)
             .unwrap_or_else(PoisonError::into_inner);
-        assert!(
-            guard.len() >= count,
-            "{count} queries expected, {} came",
-            guard.len()
-        );
+        assert!(guard.len() >= count, "{count} queries expected, {} came", guard.len());
         guard.clone()
     }
 }
@@ -334,13 +317,7 @@ fn serve_stream(state: &Arc<State>, mut stream: TcpStream, from: SocketAddr, con
         if stream.read_exact(&mut message).is_err() {
             return;
         }
-        state.take(
-            &message,
-            Transport::Tcp,
-            from,
-            conn,
-            Outlet::Stream(Arc::clone(&writer)),
-        );
+        state.take(&message, Transport::Tcp, from, conn, Outlet::Stream(Arc::clone(&writer)));
     }
 }
 
@@ -357,13 +334,7 @@ impl State {
             .unwrap_or_else(|error| panic!("a query that does not decode: {error}: {octets:02x?}"));
         let asked = {
             let mut list = lock(&self.asked);
-            let asked = Asked {
-                sequence: list.len(),
-                transport,
-                from,
-                conn,
-                message,
-            };
+            let asked = Asked { sequence: list.len(), transport, from, conn, message };
             list.push(asked.clone());
             asked
         };
@@ -426,10 +397,7 @@ fn encode(message: &Message) -> Vec<u8> {
 fn bind_both(ip: IpAddr) -> (UdpSocket, TcpListener) {
     for _ in 0..100 {
         let socket = UdpSocket::bind((ip, 0)).expect("a UDP port");
-        let port = socket
-            .local_addr()
-            .expect("a bound socket has an address")
-            .port();
+        let port = socket.local_addr().expect("a bound socket has an address").port();
         if let Ok(listener) = TcpListener::bind((ip, port)) {
             return (socket, listener);
         }
