@@ -1,8 +1,9 @@
 //! Finds the line of a value in the configuration's source.
 //!
 //! Values lose their place when the script runs, so the source is read once more: the table
-//! constructor after the last `return`, variables that it names, and literal `include`s. What is computed has the line of the expression that computes it. This runs only
-//! when there is something to report, after Luau has accepted the source.
+//! constructor after the last `return`, variables that it names, and literal `include`s. What is
+//! computed has the line of the expression that computes it. This runs only when there is something
+//! to report, after Luau has accepted the source.
 
 mod tokens;
 
