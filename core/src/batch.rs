@@ -4,8 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::engine::ListenerId;
-use crate::handle::SocketHandle;
+use crate::handle::{ListenerId, SocketHandle};
 
 const NO_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 

@@ -27,6 +27,16 @@ pub type ExchangeHandle = Handle<Exchange>;
 /// Names a plugin process.
 pub type ProcessHandle = Handle<Process>;
 
+/// Marks handles of questions being asked upstream; they never leave the core.
+#[derive(Debug)]
+pub(crate) enum FetchKind {}
+/// Names a question being asked upstream.
+pub(crate) type FetchHandle = Handle<FetchKind>;
+
+/// A listening socket: its place in [`ListenSettings::sockets`](crate::config::ListenSettings).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u16);
+
 /// A slot index and the generation of its owner, marked with what it names.
 pub struct Handle<K> {
     index: u32,

@@ -14,7 +14,7 @@
 //! * [`cache`]: answers, shared by all workers; [`policy`]: who may ask, what is blocked or local;
 //!   [`upstream`]: which upstream serves which zone.
 //! * [`supervisor`], [`admin`], [`exposition`]: health, restarts and metrics, as plain values too.
-//! * [`time`], [`timers`], [`handle`], [`rng`], [`hash`], [`batch`], [`metrics`]: what all of it
+//! * [`time`], [`timers`], [`handle`], [`transport`], [`rng`], [`hash`], [`batch`], [`metrics`]: what all of it
 //!   stands on. [`limits`] is the table of every bound.
 //!
 //! # A loop without IO
@@ -101,5 +101,6 @@ pub mod rng;
 pub mod supervisor;
 pub mod time;
 pub mod timers;
+pub mod transport;
 pub mod upstream;
 pub mod wire;

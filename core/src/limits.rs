@@ -10,12 +10,14 @@ use crate::time::Duration;
 /// slots no longer show.
 pub const BATCH_DATAGRAMS: usize = 64;
 
+/// Octets of a message's header (RFC 1035 section 4.1.1).
+pub const HEADER_OCTETS: usize = 12;
 /// Octets of a name in wire form, root included (RFC 1035 section 2.3.4).
 pub const NAME_OCTETS: usize = 255;
 /// Octets of a question: a name, a type and a class.
 pub const QUESTION_OCTETS: usize = NAME_OCTETS + 4;
 /// Octets of a query that we send: header, question and an OPT without options.
-pub const QUERY_OCTETS: usize = 12 + QUESTION_OCTETS + 11;
+pub const QUERY_OCTETS: usize = HEADER_OCTETS + QUESTION_OCTETS + 11;
 /// Octets of a message on a stream: what two octets of length can say (RFC 1035 section 4.2.2).
 pub const MESSAGE_OCTETS: usize = 65_535;
 /// Octets of a UDP answer to a client that sent no EDNS (RFC 1035 section 4.2.1).

@@ -8,12 +8,14 @@
 mod key;
 mod packed;
 mod shard;
+mod ttl;
 
 use std::sync::{Mutex, MutexGuard};
 
 pub use key::{KEY_OCTETS, Key, Scope};
 pub use packed::{Cacheable, NotCacheable, PackError, Packed, pack};
 use shard::Shard;
+pub use ttl::TtlBounds;
 
 use crate::limits::{CACHE_SHARDS, SHARDED_FROM_ENTRIES};
 use crate::time::Instant;

@@ -10,7 +10,7 @@ use std::ops::Add as _;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType as HickoryType;
 
-use crate::config::TtlBounds;
+use super::TtlBounds;
 use crate::limits::{CACHED_RECORDS, SERVFAIL_TTL_SECONDS_MAX};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Rcode, Reader, Record, ResponseKind, ResponseView, read_record};

@@ -25,12 +25,13 @@ use std::net::{IpAddr, SocketAddr};
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
     CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamProtocol, UpstreamSettings,
+    RoutingSettings, Snapshot, Stage, UpstreamProtocol, UpstreamSettings,
 };
 
 use self::error::{Finding, Report};
 use self::lines::Lines;
 use self::vm::{Evaluation, Message};
+pub use crate::cache::TtlBounds;
 use crate::time::Instant;
 
 /// The configuration that is used when none is named.

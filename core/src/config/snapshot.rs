@@ -5,9 +5,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::engine::{ListenerId, Transport};
+use crate::cache::TtlBounds;
+use crate::handle::ListenerId;
 use crate::policy::{Acl, Blocklist, Hosts};
 use crate::time::Duration;
+use crate::transport::Transport;
 use crate::upstream::Routes;
 use crate::wire::Rcode;
 
@@ -181,19 +183,6 @@ pub struct CacheSettings {
     pub max_bytes: usize,
     /// How answers' TTLs are bounded.
     pub ttl: TtlBounds,
-}
-
-/// Bounds put on TTLs when an answer comes in; clients see the bounded values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TtlBounds {
-    /// Floor in seconds; 0 means none.
-    pub min_seconds: u32,
-    /// Ceiling in seconds.
-    pub max_seconds: u32,
-    /// Ceiling of negative answers in seconds (RFC 2308 section 5).
-    pub negative_max_seconds: u32,
-    /// How long SERVFAIL is kept in seconds (RFC 9520 section 3.2); 0 means not at all.
-    pub servfail_seconds: u32,
 }
 
 /// Restarts and stopping.

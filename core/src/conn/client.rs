@@ -9,10 +9,10 @@ use bytes::BytesMut;
 
 use super::framing::Reassembly;
 use crate::config::ListenSettings;
-use crate::engine::Transport;
 use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS};
 use crate::time::Instant;
 use crate::timers::TimerId;
+use crate::transport::Transport;
 
 /// A stream connection that a client opened.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 
 use super::framing::Reassembly;
-use crate::engine::FetchHandle;
+use crate::handle::FetchHandle;
 use crate::limits::{PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS};
 use crate::time::Instant;
 use crate::timers::TimerId;

@@ -7,37 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use super::Event;
-use crate::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
-
-/// A listening socket: its place in [`ListenSettings::sockets`](crate::config::ListenSettings).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerId(pub u16);
-
-/// How a client's question travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Transport {
-    /// Plain datagrams (RFC 1035 section 4.2.1).
-    Udp,
-    /// Plain streams (RFC 7766).
-    Tcp,
-    /// DNS over TLS (RFC 7858).
-    Dot,
-    /// DNS over HTTPS (RFC 8484).
-    Doh,
-}
-
-impl Transport {
-    /// The name used in logs, metrics and policies.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-            Self::Dot => "dot",
-            Self::Doh => "doh",
-        }
-    }
-}
+use crate::handle::{ConnHandle, ExchangeHandle, ListenerId, ProcessHandle, SocketHandle};
 
 /// Where a batch of datagrams came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +230,8 @@ pub enum Action {
         /// With or without what is still to be sent.
         mode: CloseMode,
     },
-    /// Take a last look at what the listener's socket holds, hand it in, then close the socket.
+    /// Take a last look at what the listener's socket holds and hand it in, then let nothing more
+    /// in. A datagram socket stays able to send: answers to queries in flight still leave by it.
     CloseListener {
         /// Which listener.
         listener: ListenerId,

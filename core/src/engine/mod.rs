@@ -40,8 +40,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 pub use contract::{
-    Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure, ListenerId,
-    Origin, ProcessExit, Security, Sizes, Transport,
+    Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure, Origin,
+    ProcessExit, Security, Sizes,
 };
 use deliver::{Late, Out};
 use event::EventGate;
@@ -54,8 +54,10 @@ pub use shared::Shared;
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::Snapshot;
 use crate::conn::{ClientConn, UpstreamConn};
+pub use crate::handle::ListenerId;
 use crate::handle::{
-    self, ConnHandle, ExchangeHandle, Handle, ProcessHandle, Slab, Socket, SocketHandle,
+    self, ConnHandle, ExchangeHandle, FetchHandle, FetchKind, ProcessHandle, Slab, Socket,
+    SocketHandle,
 };
 use crate::hash::Prehashed;
 use crate::limits;
@@ -64,13 +66,8 @@ use crate::policy::fold;
 use crate::rng::Streams;
 use crate::time::Instant;
 use crate::timers::Timers;
+pub use crate::transport::Transport;
 use crate::upstream::{UpstreamSocket, UpstreamState};
-
-/// Marks handles of fetches.
-#[derive(Debug)]
-pub(crate) enum FetchKind {}
-/// Names a fetch.
-pub(crate) type FetchHandle = Handle<FetchKind>;
 
 /// What an engine is made from.
 #[derive(Debug)]

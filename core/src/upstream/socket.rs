@@ -5,7 +5,7 @@
 //! without a socket for each query (RFC 5452 section 9.2).
 
 use super::ids::IdTable;
-use crate::engine::FetchHandle;
+use crate::handle::FetchHandle;
 use crate::limits::{QUERIES_PER_SOCKET, SOCKET_AGE};
 use crate::time::Instant;
 use crate::timers::TimerId;

@@ -2,9 +2,6 @@
 
 use super::octets::Reader;
 
-/// Octets of the header.
-pub const HEADER_OCTETS: usize = 12;
-
 /// The 16 flag bits of the header.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Flags(pub u16);

@@ -3,11 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::codes::{ExtendedError, Rcode, RecordClass, RecordType};
-use super::header::{Flags, HEADER_OCTETS};
+use super::header::Flags;
 use super::name::suffixes;
 use super::octets::{LABEL_OCTETS, Reader, Writer};
 use super::query::{Asker, Question};
 use super::reply::{Frame, ReplySettings};
+use crate::limits::HEADER_OCTETS;
 
 /// A record of a reply that we make ourselves; its class is IN.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ mod upstream_query;
 
 pub use codes::{ExtendedError, Rcode, RecordClass, RecordType};
 pub use edns::ClientEdns;
-pub use header::{Flags, HEADER_OCTETS};
+pub use header::Flags;
 pub use local::{LocalData, LocalRecord, Owner, local_soa, write_local};
 pub use name::{DisplayName, Name, NameError, suffixes};
 pub use query::{Asker, QueryView, Rejected};

@@ -3,8 +3,7 @@
 //! Owns bounds checking and the walk over names (RFC 1035 section 4.1.4). Knows nothing of
 //! records or sections.
 
-use super::header::HEADER_OCTETS;
-use crate::limits::NAME_OCTETS;
+use crate::limits::{HEADER_OCTETS, NAME_OCTETS};
 
 /// The longest label (RFC 1035 section 2.3.4); octets above it announce something else.
 pub(crate) const LABEL_OCTETS: u8 = 63;

@@ -123,7 +123,7 @@ impl<'a> Frame<'a> {
     /// Octets of header, question and OPT record.
     fn octets(&self) -> usize {
         let opt = self.opt.as_ref().map_or(0, OwnOpt::octets);
-        super::HEADER_OCTETS.saturating_add(self.asker.question.len()).saturating_add(opt)
+        crate::limits::HEADER_OCTETS.saturating_add(self.asker.question.len()).saturating_add(opt)
     }
 
     /// Octets left for records in `out`.

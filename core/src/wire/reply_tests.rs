@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::cache::pack;
 use crate::config::TtlBounds;
+use crate::limits::HEADER_OCTETS;
 use crate::time::Duration;
 use crate::wire::testing::{
     ADDITIONAL, ANSWER, AT_QUESTION, AUTHORITY, Draft, question, soa, wire,
 };
-use crate::wire::{ClientEdns, HEADER_OCTETS, RecordType, ResponseView};
+use crate::wire::{ClientEdns, RecordType, ResponseView};
 
 const SETTINGS: ReplySettings = ReplySettings { udp_size: 1_232 };
 const BOUNDS: TtlBounds = TtlBounds {

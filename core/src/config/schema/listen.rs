@@ -8,7 +8,7 @@ use super::super::snapshot::{ListenSettings, ListenSocket};
 use super::super::value::Value;
 use super::{address, later};
 use crate::config::schema::settings::MILLIS;
-use crate::engine::Transport;
+use crate::transport::Transport;
 
 /// The variable that overrides `listen.workers`.
 const WORKERS_VARIABLE: &str = "BALANCEDNS_WORKERS";

@@ -4,9 +4,10 @@ use std::ops::RangeInclusive;
 
 use super::super::reader::{Item, Section};
 use super::super::snapshot::{
-    CacheSettings, ControlSettings, Level, LoggingSettings, RoutingSettings, Stage, TtlBounds,
+    CacheSettings, ControlSettings, Level, LoggingSettings, RoutingSettings, Stage,
 };
 use super::later;
+use crate::cache::TtlBounds;
 use crate::limits;
 use crate::wire::Rcode;
 
