@@ -51,8 +51,6 @@ pub const QUERIES_PER_SOCKET: u32 = 1_000;
 pub const SOCKET_AGE: Duration = Duration::from_secs(10);
 /// UDP sockets towards upstreams, per worker, retired ones that still wait for replies included.
 pub const SOCKETS: usize = 4_096;
-/// Queries in flight to one upstream, per worker.
-pub const IN_FLIGHT_PER_UPSTREAM: usize = 8_192;
 /// Wait before the first retransmission of a UDP query; doubled for each further one.
 pub const RETRANSMIT_AFTER: Duration = Duration::from_millis(400);
 /// Replies that match no query before a UDP socket is given up: a spoofer has found its port.
