@@ -16,6 +16,8 @@ pub const HEADER_OCTETS: usize = 12;
 pub const NAME_OCTETS: usize = 255;
 /// Octets of a question: a name, a type and a class.
 pub const QUESTION_OCTETS: usize = NAME_OCTETS + 4;
+/// Additional records of a client's query: OPT and a signature are two; each costs a walk.
+pub const QUERY_ADDITIONALS: usize = 16;
 /// Octets of a query that we send: header, question and an OPT without options.
 pub const QUERY_OCTETS: usize = HEADER_OCTETS + QUESTION_OCTETS + 11;
 /// Octets of a message on a stream: what two octets of length can say (RFC 1035 section 4.2.2).
@@ -55,11 +57,15 @@ pub const SOCKETS: usize = 4_096;
 pub const RETRANSMIT_AFTER: Duration = Duration::from_millis(400);
 /// Replies that match no query before a UDP socket is given up: a spoofer has found its port.
 pub const MISMATCHES_PER_SOCKET: u32 = 1_000;
+/// Replies that match no query before the queries in flight on a UDP socket are asked over TCP
+/// instead: about one in seven of all ids was tried by then.
+pub const MISMATCHES_BEFORE_STREAM: u32 = 10_000;
 
 /// Stream connections to one upstream, per worker.
 pub const CONNS_PER_UPSTREAM: usize = 4;
-/// Queries in flight on one stream connection to an upstream before another one is opened.
-pub const PIPELINE_PER_CONN: usize = 128;
+/// Queries in flight on one stream connection to an upstream before another one is opened; all
+/// connections together carry the default of `max_in_flight`.
+pub const PIPELINE_PER_CONN: usize = 256;
 /// Idle time after which a stream connection to an upstream is closed by us (RFC 7766 section 6.2.3).
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(10);
 /// Wait after a failed connect before the next one; doubled up to the maximum.
@@ -76,6 +82,9 @@ pub const CONNS: usize = 65_536;
 pub const CLIENT_PIPELINE: usize = 256;
 /// Octets of unsent answers on one client's connection before we stop reading from it.
 pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
+/// Octets of unsent answers at which a client's connection is closed: queries taken earlier may
+/// all get large answers after reading has stopped.
+pub const CLIENT_UNSENT_OCTETS_MAX: usize = 2_097_152;
 
 /// Entries at which the cache is split into shards, and how many shards there are then.
 pub const SHARDED_FROM_ENTRIES: usize = 1_024;

@@ -84,6 +84,7 @@ counters! {
     LimitWaiters "balancedns_limit_reached_total" Some(("limit", "waiters")), "Times a bound shed something.";
     LimitOutbox "balancedns_limit_reached_total" Some(("limit", "outbox")), "Times a bound shed something.";
     LimitSockets "balancedns_limit_reached_total" Some(("limit", "sockets")), "Times a bound shed something.";
+    LimitUnsent "balancedns_limit_reached_total" Some(("limit", "unsent")), "Times a bound shed something.";
     LimitEvents "balancedns_limit_reached_total" Some(("limit", "events")), "Times a bound shed something.";
     DeadHandles "balancedns_dead_handle_events_total" None, "Inputs for handles that had ended.";
     PluginErrors "balancedns_plugin_execution_errors" None, "Plugin calls that failed.";

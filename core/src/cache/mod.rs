@@ -19,6 +19,7 @@ pub use ttl::TtlBounds;
 
 use crate::limits::{CACHE_SHARDS, SHARDED_FROM_ENTRIES};
 use crate::time::Instant;
+use crate::wire::Rcode;
 
 // Shards are chosen by a mask over one octet.
 const _: () = assert!(CACHE_SHARDS.is_power_of_two() && CACHE_SHARDS <= 256);
@@ -61,6 +62,17 @@ impl Cache {
     /// room; one that is bigger than its shard's share of the octets is not remembered.
     pub fn insert(&self, key: &Key, packed: &[u8]) {
         self.shard(key).insert(key.as_bytes(), packed);
+    }
+
+    /// Remembers a failure, unless there is a fresh answer that is none.
+    pub fn insert_failure(&self, key: &Key, now: Instant, packed: &[u8]) {
+        let mut shard = self.shard(key);
+        let better = shard
+            .get(key.as_bytes())
+            .is_some_and(|held| held.is_fresh(now) && held.rcode() != Rcode::SERVFAIL);
+        if !better {
+            shard.insert(key.as_bytes(), packed);
+        }
     }
 
     /// Forgets an answer; tells whether there was one.

@@ -101,6 +101,12 @@ impl ClientConn {
         self.in_flight == 0 && self.unsent_octets() == 0
     }
 
+    /// Reading stops for now: the client is not the slow one meanwhile.
+    pub(crate) fn note_paused(&mut self) {
+        self.paused = true;
+        self.message_since = None;
+    }
+
     /// Octets came in, after which the message being read is whole or not.
     pub(crate) fn note_read(&mut self, now: Instant, progressed: bool) {
         self.active_at = now;

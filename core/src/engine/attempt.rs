@@ -7,7 +7,7 @@ use super::fetch::{Attempt, AttemptVia};
 use super::{Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::Via;
 use crate::config::UpstreamProtocol;
-use crate::limits::{QUERY_OCTETS, RETRANSMIT_AFTER};
+use crate::limits::{QUERY_OCTETS, RETRANSMIT_AFTER, UPSTREAM_DATAGRAM_OCTETS};
 use crate::metrics::Counter;
 use crate::policy::Reason;
 use crate::time::Instant;
@@ -130,7 +130,8 @@ impl Engine {
     /// Writes a fetch's query under an id; gives its length.
     pub(super) fn write_query_of(&self, handle: FetchHandle, id: u16, buffer: &mut [u8]) -> usize {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
-        let udp_size = self.snapshot.listen.udp_size;
+        let receivable = u16::try_from(UPSTREAM_DATAGRAM_OCTETS).unwrap_or(u16::MAX);
+        let udp_size = self.snapshot.listen.udp_size.min(receivable);
         let edns = fetch.edns.then_some(UpstreamEdns { udp_size, dnssec_ok: fetch.dnssec_ok });
         write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns)
     }
@@ -157,16 +158,19 @@ impl Engine {
             let again = fetch.sends < self.snapshot.routing.attempts_max;
             let next = now + RETRANSMIT_AFTER.saturating_mul(1 << doublings);
             fetch.attempt.retransmit_at = again.then_some(next);
-            if again {
-                fetch.sends += 1;
-                self.metrics.counters.count(Counter::UpstreamSends);
-                self.metrics.counters.count(Counter::UpstreamRetransmits);
-                if self.is_socket_open(handle) {
-                    self.send_query(now, handle, out);
-                }
+            if again && self.is_socket_open(handle) {
+                self.retransmit(now, handle, out);
             }
         }
         self.arm_fetch(handle);
+    }
+
+    fn retransmit(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
+        fetch.sends += 1;
+        self.metrics.counters.count(Counter::UpstreamSends);
+        self.metrics.counters.count(Counter::UpstreamRetransmits);
+        self.send_query(now, handle, out);
     }
 
     /// Ends the attempt in flight and goes on to the next candidate.
@@ -194,8 +198,11 @@ impl Engine {
                 fetch.cursor += 1;
                 Counter::UpstreamTimeouts
             }
-            Failure::Network(_) => {
-                fetch.history.unreachable = true;
+            Failure::Network(io) => {
+                // What this machine lacks says nothing of the upstream (RFC 9520 section 2).
+                let ours = io.is_local();
+                fetch.history.overloaded |= ours;
+                fetch.history.unreachable |= !ours;
                 Counter::UpstreamRefused
             }
             Failure::Rcode(rcode) => {
@@ -214,6 +221,9 @@ impl Engine {
         if failure != Failure::TimedOut {
             fetch.candidates.remove(fetch.cursor);
         }
+        // What was learnt of this candidate says nothing of the next one.
+        fetch.edns = true;
+        fetch.reconnected = false;
         self.metrics.counters.count(counter);
         let io = match failure {
             Failure::TimedOut => IoFailure::TimedOut,
@@ -244,8 +254,9 @@ impl Engine {
                 (rcode, Reason::UpstreamsRefused)
             }
             _ if history.timed_out => (Rcode::SERVFAIL, Reason::TimedOut),
-            _ if history.unreachable => (Rcode::SERVFAIL, Reason::UpstreamsUnreachable),
-            Some(_) | None => (Rcode::SERVFAIL, Reason::Overload),
+            _ if history.overloaded => (Rcode::SERVFAIL, Reason::Overload),
+            // With no failure at all the sends were spent on asking again in other ways.
+            Some(_) | None => (Rcode::SERVFAIL, Reason::UpstreamsUnreachable),
         };
         self.finish_with_failure(now, handle, rcode, reason, out);
     }
@@ -256,6 +267,8 @@ impl Engine {
             return;
         };
         let started = fetch.attempt.started;
+        // A query that was sent twice may be answered twice.
+        let late = late || fetch.attempt.retransmits > 0;
         let via = std::mem::replace(&mut fetch.attempt.via, AttemptVia::Nothing);
         fetch.attempt.retransmit_at = None;
         match via {
@@ -286,13 +299,18 @@ impl Engine {
             self.release_attempt(handle, false);
             return self.next_attempt(now, handle, out);
         }
-        if view.truncated() {
-            match carrier {
-                Carrier::Datagram => return self.ask_again_over_stream(now, handle, upstream, out),
-                Carrier::Stream => {
-                    return self.attempt_failed(now, handle, Failure::Malformed, out);
-                }
+        let spent = fetch.sends >= self.snapshot.routing.attempts_max;
+        match carrier {
+            Carrier::Stream if view.truncated() => {
+                return self.attempt_failed(now, handle, Failure::Malformed, out);
             }
+            // The datagram was too small: the same upstream again, over TCP. When no send is left,
+            // the client hears that it is truncated, and may ask over TCP itself.
+            Carrier::Datagram if view.truncated() && !spent => {
+                self.metrics.counters.count(Counter::UpstreamTruncated);
+                return self.ask_over_stream(now, handle, out);
+            }
+            Carrier::Datagram | Carrier::Stream => {}
         }
         if self.snapshot.routing.failover_on.contains(&rcode) {
             return self.attempt_failed(now, handle, Failure::Rcode(rcode), out);
@@ -302,18 +320,12 @@ impl Engine {
         }
     }
 
-    /// The datagram was too small for the answer: the same upstream again, over TCP.
-    fn ask_again_over_stream(
-        &mut self,
-        now: Instant,
-        handle: FetchHandle,
-        upstream: usize,
-        out: &mut Out<'_>,
-    ) {
-        self.metrics.counters.count(Counter::UpstreamTruncated);
-        self.release_attempt(handle, false);
-        let spent = |sends| sends >= self.snapshot.routing.attempts_max;
-        if self.fetches.get(handle).is_some_and(|fetch| spent(fetch.sends)) {
+    /// Gives up the datagram in flight and asks the same upstream over TCP.
+    pub(super) fn ask_over_stream(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        self.release_attempt(handle, true);
+        let Some(fetch) = self.fetches.get(handle) else { return };
+        let upstream = fetch.candidates[fetch.cursor];
+        if fetch.sends >= self.snapshot.routing.attempts_max {
             return self.give_up(now, handle, out);
         }
         if let Err(failure) = self.attempt_stream(now, handle, upstream) {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::conn::{ClientConn, Overdue, append_message, split_message};
 use crate::handle::ConnHandle;
-use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS};
+use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CLIENT_UNSENT_OCTETS_MAX};
 use crate::metrics::Counter;
 use crate::policy::fold;
 use crate::time::Instant;
@@ -167,6 +167,11 @@ impl Engine {
             return false;
         };
         conn.in_flight -= 1;
+        if conn.unsent_octets() + len > CLIENT_UNSENT_OCTETS_MAX {
+            self.report_limit(now, Counter::LimitUnsent, "unsent answers of a connection");
+            self.close_client(handle, CloseMode::Now);
+            return false;
+        }
         self.append_answer(handle, len);
         self.update_client(now, handle);
         true
@@ -207,7 +212,7 @@ impl Engine {
             return;
         };
         if !conn.paused && !conn.takes_queries() {
-            conn.paused = true;
+            conn.note_paused();
             self.actions.push_back(Action::PauseReading { conn: handle });
         } else if conn.paused
             && conn.in_flight <= CLIENT_PIPELINE / 2

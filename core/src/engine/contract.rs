@@ -42,6 +42,15 @@ pub enum IoFailure {
 }
 
 impl IoFailure {
+    /// Whether it says something of this machine rather than of the other one.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        match self {
+            Self::AddressUnavailable | Self::NoResources | Self::TooBig | Self::Unsupported => true,
+            Self::Refused | Self::Unreachable | Self::Reset | Self::TimedOut | Self::Other => false,
+        }
+    }
+
     /// The name used in logs and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

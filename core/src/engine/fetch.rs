@@ -6,7 +6,7 @@
 use super::question::{Client, Forward};
 use super::{Due, Engine, FetchHandle, Out, ReplyTo};
 use crate::cache::{Cacheable, Key, Packed, pack};
-use crate::config::{Snapshot, Stage};
+use crate::config::Stage;
 use crate::handle::{ConnHandle, SocketHandle};
 use crate::limits::{WAITERS, WAITERS_PER_FETCH};
 use crate::metrics::Counter;
@@ -21,6 +21,8 @@ pub(super) struct Fetch {
     pub(super) key: Key,
     /// What is asked: the name in lower case, type and class.
     pub(super) question: Box<[u8]>,
+    /// How many configurations there had been when it was started.
+    generation: u64,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
     pub(super) waiters: Vec<Waiter>,
@@ -172,6 +174,7 @@ impl Engine {
         let made = self.fetches.insert_with(|handle| Fetch {
             key: forward.key,
             question,
+            generation: self.generation,
             dnssec_ok: forward.dnssec_ok,
             checking_disabled: forward.checking_disabled,
             waiters: vec![waiter],
@@ -212,10 +215,10 @@ impl Engine {
             return false;
         };
         if let Some(fetch) = self.end_fetch(handle) {
-            if matches!(cacheable, Cacheable::For(_)) && uses_cache(&self.snapshot) {
-                self.shared.cache.insert(&fetch.key, &packed);
-            }
             let rcode = view.rcode();
+            if matches!(cacheable, Cacheable::For(_)) && self.may_remember(&fetch) {
+                self.remember(now, &fetch.key, rcode, &packed);
+            }
             let error = view.extended_error();
             for waiter in fetch.waiters {
                 let answer = Packed::new(&packed);
@@ -263,7 +266,7 @@ impl Engine {
             | Reason::Overload
             | Reason::Stopping => false,
         };
-        if is_resolution_failure && rcode == Rcode::SERVFAIL {
+        if is_resolution_failure && rcode == Rcode::SERVFAIL && self.may_remember(&fetch) {
             self.cache_failure(now, &fetch.key, &fetch.question);
         }
         for waiter in fetch.waiters {
@@ -273,9 +276,6 @@ impl Engine {
 
     /// Keeps a resolution failure for a short while (RFC 9520 section 3.2).
     fn cache_failure(&mut self, now: Instant, key: &Key, question: &[u8]) {
-        if !uses_cache(&self.snapshot) {
-            return;
-        }
         let mut message = [0u8; 12 + crate::limits::QUESTION_OCTETS];
         let servfail = Flags::QR | Flags::RD | Flags::RA | Rcode::SERVFAIL.0;
         message[2..4].copy_from_slice(&servfail.to_be_bytes());
@@ -286,9 +286,26 @@ impl Engine {
         if let Ok(view) = ResponseView::parse(&message[..len])
             && let Ok(Cacheable::For(_)) = pack(&view, &self.snapshot.cache.ttl, now, &mut packed)
         {
-            self.shared.cache.insert(key, &packed);
+            self.remember(now, key, Rcode::SERVFAIL, &packed);
         }
         self.packed = packed;
+    }
+
+    /// Whether what a fetch brought may be given to others: not if it was asked under an earlier
+    /// configuration, nor if an old server was asked without the DO bit that the key stands for.
+    fn may_remember(&self, fetch: &Fetch) -> bool {
+        let snapshot = &self.snapshot;
+        let uses_cache = snapshot.cache.enabled && snapshot.chain.contains(&Stage::Cache);
+        uses_cache && fetch.generation == self.generation && (fetch.edns || !fetch.dnssec_ok)
+    }
+
+    /// Another worker may have had more luck with the same question: its answer stays.
+    fn remember(&self, now: Instant, key: &Key, rcode: Rcode, packed: &[u8]) {
+        if rcode == Rcode::SERVFAIL {
+            self.shared.cache.insert_failure(key, now, packed);
+        } else {
+            self.shared.cache.insert(key, packed);
+        }
     }
 
     /// Takes a fetch out of all tables; its attempt must have been released or be over.
@@ -326,9 +343,4 @@ impl Engine {
 fn question_of(key: &Key, asked: &[u8]) -> Box<[u8]> {
     let type_and_class = asked.last_chunk::<4>().expect("a parsed question ends with both");
     [key.name(), type_and_class].concat().into()
-}
-
-/// Whether answers are kept under this configuration.
-fn uses_cache(snapshot: &Snapshot) -> bool {
-    snapshot.cache.enabled && snapshot.chain.contains(&Stage::Cache)
 }

@@ -30,21 +30,18 @@ impl Engine {
     }
 
     pub(super) fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+        self.generation += 1;
+        self.by_key.clear(); // a new question must not join a fetch of the old configuration
         for state in &mut self.upstreams {
-            state.removed = true;
+            state.removed = !snapshot.upstreams.contains(&state.settings);
         }
         self.current.clear();
         for settings in &snapshot.upstreams {
-            let same = |state: &UpstreamState| state.settings == *settings;
-            let place = match self.upstreams.iter().position(same) {
-                Some(place) => place,
-                None => {
-                    let latency = self.metrics.latency(&settings.name);
-                    let state = UpstreamState::new(settings.clone(), latency);
-                    self.place_upstream(state)
-                }
-            };
-            self.upstreams[place].removed = false;
+            let same = |state: &UpstreamState| !state.removed && state.settings == *settings;
+            let place = self.upstreams.iter().position(same).unwrap_or_else(|| {
+                let latency = self.metrics.latency(&settings.name);
+                self.place_upstream(UpstreamState::new(settings.clone(), latency))
+            });
             self.current.push(place);
         }
         self.snapshot = snapshot;
@@ -52,16 +49,25 @@ impl Engine {
     }
 
     fn place_upstream(&mut self, state: UpstreamState) -> usize {
-        // A place may be named by a fetch that has it among its later candidates, so it is given on
-        // only while nothing is being asked.
-        let free = self.upstreams.iter().position(|old| old.is_gone() && self.fetches.is_empty());
-        let place = free.unwrap_or(self.upstreams.len());
-        if place == self.upstreams.len() {
-            self.upstreams.push(state);
-        } else {
+        let mut places = 0..self.upstreams.len();
+        let free = places.find(|place| self.upstreams[*place].is_gone() && !self.is_named(*place));
+        if let Some(place) = free {
             self.upstreams[place] = state;
+            return place;
         }
-        place
+        self.upstreams.push(state);
+        self.upstreams.len() - 1
+    }
+
+    /// Upstreams that state is kept for, of this and of earlier configurations.
+    #[cfg(test)]
+    pub(super) fn upstream_places(&self) -> usize {
+        self.upstreams.len()
+    }
+
+    /// Whether a question being asked has this upstream among its candidates.
+    fn is_named(&self, place: usize) -> bool {
+        self.fetches.iter().any(|(_, fetch)| fetch.candidates.contains(&place))
     }
 
     /// Lets go of what removed upstreams keep open and do not need for queries in flight.

@@ -138,6 +138,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     metrics: Arc<WorkerMetrics>,
     snapshot: Arc<Snapshot>,
+    /// How many snapshots there have been.
+    generation: u64,
     rng: Streams,
     /// The latest time seen.
     now: Instant,
@@ -175,6 +177,7 @@ impl Engine {
             shared: config.shared,
             metrics: config.metrics,
             snapshot: Arc::clone(&config.snapshot),
+            generation: 0,
             rng: Streams::new(config.seed),
             now,
             timers: Timers::default(),
@@ -327,9 +330,10 @@ impl Engine {
             Some(Conn::Client(_)) => self.client_half_closed(now, conn),
             Some(Conn::Upstream(_)) => {
                 // Without an end of ours to wait for, an upstream that stops sending has closed.
-                self.upstream_closed(now, conn, Closed::Cleanly);
+                // Closed first: what its queries do next may open another one in its slot.
                 let mode = CloseMode::Now;
                 self.actions.push_back(Action::CloseConn { conn, mode });
+                self.upstream_closed(now, conn, Closed::Cleanly);
             }
             None => self.metrics.counters.count(Counter::DeadHandles),
         }

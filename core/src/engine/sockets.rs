@@ -5,7 +5,9 @@ use super::fetch::AttemptVia;
 use super::{Action, Due, Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::ReceiveBatch;
 use crate::handle::SocketHandle;
-use crate::limits::{MISMATCHES_PER_SOCKET, SOCKET_AGE, SOCKETS_PER_UPSTREAM};
+use crate::limits::{
+    MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, SOCKET_AGE, SOCKETS_PER_UPSTREAM,
+};
 use crate::metrics::Counter;
 use crate::time::Instant;
 use crate::upstream::{Owner, UpstreamSocket};
@@ -22,7 +24,12 @@ impl Engine {
             }
             self.retire_socket(handle);
         }
-        self.open_socket(now, upstream, place)
+        self.open_socket(now, upstream, place).or_else(|| {
+            let others = self.upstreams[upstream].sockets.iter().flatten();
+            let usable =
+                |handle| self.sockets.get(handle).is_some_and(|socket| !socket.is_used_up(now));
+            others.copied().find(|handle| usable(*handle))
+        })
     }
 
     fn open_socket(&mut self, now: Instant, upstream: usize, place: usize) -> Option<SocketHandle> {
@@ -89,9 +96,9 @@ impl Engine {
             if !self.sockets.contains(handle) {
                 self.metrics.counters.count(Counter::DeadHandles);
             } else if meta.truncated {
-                self.mismatch(now, handle, Counter::ReplyGarbage);
+                self.mismatch(now, handle, Counter::ReplyGarbage, out);
             } else if let Err(what) = self.upstream_datagram(now, handle, message, out) {
-                self.mismatch(now, handle, what);
+                self.mismatch(now, handle, what, out);
             }
         }
     }
@@ -139,8 +146,9 @@ impl Engine {
     }
 
     /// A datagram that answers no query of ours. It changes nothing, but many of them mean that
-    /// somebody has found the port and is guessing ids.
-    fn mismatch(&mut self, now: Instant, handle: SocketHandle, what: Counter) {
+    /// somebody has found the port and is guessing ids: the port is given up, and if the guessing
+    /// goes on, what is still in flight on it is asked where ids cannot be guessed.
+    fn mismatch(&mut self, now: Instant, handle: SocketHandle, what: Counter, out: &mut Out<'_>) {
         self.metrics.counters.count(what);
         let Some(socket) = self.sockets.get_mut(handle) else {
             return;
@@ -150,6 +158,11 @@ impl Engine {
             let upstream = self.upstreams[socket.upstream].settings.name.clone();
             self.retire_socket(handle);
             self.report(now, Event::UpstreamSpoofed { upstream });
+        } else if socket.mismatches == MISMATCHES_BEFORE_STREAM {
+            let owners: Vec<FetchHandle> = socket.ids.owners().collect();
+            for fetch in owners {
+                self.ask_over_stream(now, fetch, out);
+            }
         }
     }
 

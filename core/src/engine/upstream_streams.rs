@@ -120,6 +120,9 @@ impl Engine {
         };
         conn.stage = Stage::Open;
         self.upstreams[conn.upstream].backoff.succeeded();
+        if conn.ids.live() == 0 {
+            self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
+        }
         self.mark_dirty(name);
     }
 
@@ -187,22 +190,27 @@ impl Engine {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
         };
+        let upstream = conn.upstream;
+        self.upstreams[upstream].in_flight -= 1;
         if late {
             conn.ids.give_up(id);
-            // Not an octet since the query was sent: nobody may be there any more.
-            conn.retired |= conn.heard_at.is_none_or(|at| at < started);
+            match conn.stage {
+                Stage::Waiting => {} // nobody was asked yet: its time to connect will come
+                Stage::Connecting if conn.retired => {}
+                Stage::Connecting => {
+                    conn.retired = true;
+                    self.upstreams[upstream].backoff.failed(self.now);
+                }
+                // Not an octet since the query was sent: nobody may be there any more.
+                Stage::Open => conn.retired |= conn.heard_at.is_none_or(|at| at < started),
+            }
         } else {
             conn.ids.release(id);
         }
-        self.upstreams[conn.upstream].in_flight -= 1;
         if conn.ids.live() > 0 {
             return;
         }
-        let stuck = conn.stage != Stage::Open;
-        if conn.retired || (stuck && late) || self.upstreams[conn.upstream].removed {
-            if stuck {
-                self.upstreams[conn.upstream].backoff.failed(self.now);
-            }
+        if conn.retired || self.upstreams[upstream].removed {
             self.close_upstream_conn(name);
         } else if conn.stage == Stage::Open {
             self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);

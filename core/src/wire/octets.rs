@@ -5,6 +5,9 @@
 
 use crate::limits::{HEADER_OCTETS, NAME_OCTETS};
 
+/// Pointers followed for one name: as many as it can have labels (RFC 1035 section 2.3.4).
+const POINTERS_MAX: u8 = 127;
+
 /// The longest label (RFC 1035 section 2.3.4); octets above it announce something else.
 pub(crate) const LABEL_OCTETS: u8 = 63;
 /// The two bits that announce a compression pointer (RFC 1035 section 4.1.4).
@@ -83,16 +86,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes over a name that may be compressed, after having checked all of it: labels, length
-    /// and that each pointer goes to somewhere before the part of the name that it ends.
+    /// and that each pointer goes to somewhere before the part of the name that it ends. A name has
+    /// at most 127 labels; more pointers than that only cost time.
     pub(crate) fn skip_name(&mut self) -> Option<()> {
         let mut limit = self.position();
         let mut end = self.labels(NAME_OCTETS)?;
+        let mut pointers = 0u8;
         // Each round has a smaller `limit`, so that no message makes this loop forever.
         while let End::Pointer { target, octets_left } = end {
             // The header holds no names; a pointer there would read the client's id.
-            if target < HEADER_OCTETS || target >= limit {
+            if target < HEADER_OCTETS || target >= limit || pointers == POINTERS_MAX {
                 return None;
             }
+            pointers = pointers.saturating_add(1);
             let mut segment =
                 Self { message: self.message, rest: self.message.get(target..limit)? };
             end = segment.labels(octets_left)?;

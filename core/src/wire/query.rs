@@ -8,7 +8,7 @@ use super::edns::{CLIENT_SUBNET, ClientEdns, options, options_are_whole};
 use super::header::{Flags, Header};
 use super::octets::Reader;
 use super::record::read_record;
-use crate::limits::UDP_PLAIN_OCTETS;
+use crate::limits::{QUERY_ADDITIONALS, UDP_PLAIN_OCTETS};
 
 /// A query with exactly one question, every octet of it accounted for.
 #[derive(Copy, Clone, Debug)]
@@ -197,6 +197,9 @@ impl<'a> Seen<'a> {
         }
         self.question = Question::read(&mut reader);
         if self.question.is_none() || header.answers != 0 || header.authorities != 0 {
+            return Err(Rcode::FORMERR);
+        }
+        if usize::from(header.additionals) > QUERY_ADDITIONALS {
             return Err(Rcode::FORMERR);
         }
         for _ in 0..header.additionals {

@@ -10,7 +10,7 @@ use crate::config::{
     RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamProtocol, UpstreamSettings,
 };
 use crate::engine::{
-    Action, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
+    Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
 };
 use crate::handle::{ConnHandle, SocketHandle};
 use crate::metrics::{Counter, WorkerMetrics};
@@ -105,6 +105,8 @@ pub(super) struct World {
     /// Octets written to each connection and not looked at.
     pub(super) written: BTreeMap<usize, Vec<u8>>,
     pub(super) closed: Vec<ConnHandle>,
+    /// Connections that are open or being opened, by slot.
+    live: BTreeMap<usize, ConnHandle>,
     pub(super) paused: Vec<ConnHandle>,
     pub(super) events: Vec<Event>,
     pub(super) closed_listeners: Vec<ListenerId>,
@@ -140,6 +142,7 @@ impl World {
             connects: VecDeque::new(),
             written: BTreeMap::new(),
             closed: Vec::new(),
+            live: BTreeMap::new(),
             paused: Vec::new(),
             events: Vec::new(),
             closed_listeners: Vec::new(),
@@ -191,9 +194,18 @@ impl World {
 
     pub(super) fn connect_client(&mut self) -> ConnHandle {
         let conn = self.engine.handle_accepted(self.now, TCP, client()).expect("room");
+        assert_eq!(self.live.insert(conn.index(), conn), None);
         self.engine.handle_established(self.now, conn, Established::default());
         self.pump();
         conn
+    }
+
+    /// The other side, or the network, ends a connection.
+    pub(super) fn break_conn(&mut self, conn: ConnHandle, how: Closed) {
+        self.connects.retain(|waiting| *waiting != conn);
+        self.live.remove(&conn.index());
+        self.engine.handle_closed(self.now, conn, how);
+        self.pump();
     }
 
     pub(super) fn stream_says(&mut self, conn: ConnHandle, bytes: &[u8]) {
@@ -260,7 +272,11 @@ impl World {
                 self.engine.handle_socket_opened(self.now, socket);
             }
             Action::CloseSocket { socket } => self.open_sockets.retain(|open| *open != socket),
-            Action::Connect { conn, .. } => self.connects.push_back(conn),
+            Action::Connect { conn, .. } => {
+                let held = self.live.insert(conn.index(), conn);
+                assert_eq!(held, None, "the slot's earlier connection was not closed");
+                self.connects.push_back(conn);
+            }
             Action::Write { conn, bytes } => {
                 self.written.entry(conn.index()).or_default().extend_from_slice(&bytes);
                 if self.writable {
@@ -271,6 +287,7 @@ impl World {
             Action::ResumeReading { conn } => self.paused.retain(|paused| *paused != conn),
             Action::CloseConn { conn, .. } => {
                 self.connects.retain(|waiting| *waiting != conn);
+                assert_eq!(self.live.remove(&conn.index()), Some(conn), "closed what is not open");
                 self.closed.push(conn);
             }
             Action::CloseListener { listener } => self.closed_listeners.push(listener),

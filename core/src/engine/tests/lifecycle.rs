@@ -57,6 +57,11 @@ fn an_idle_engine_stops_at_once() {
 #[test]
 fn a_removed_upstream_finishes_what_it_has_and_gets_nothing_new() {
     let mut world = World::new(snapshot(vec![upstream("old", Udp), upstream("kept", Udp)]));
+    world.ask(&query(9, "known.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    world.upstream_says(socket, &reply(&sent, 60));
+    world.replies.clear();
+    world.pass(Duration::from_secs(10));
     world.ask(&query(1, "a.example"));
     let (old, sent) = world.queries.pop_front().expect("a query");
     let next = snapshot(vec![upstream("kept", Udp)]);
@@ -69,7 +74,7 @@ fn a_removed_upstream_finishes_what_it_has_and_gets_nothing_new() {
     for n in 0..100 {
         world.ask(&query(n, &format!("n{n}.example")));
     }
-    world.ask(&query(7, "a.example"));
+    world.ask(&query(7, "known.example"));
     assert_eq!(world.count(Counter::CacheHits), 1, "the cache survives");
     assert_eq!(world.metrics.latencies().len(), 2);
 }
@@ -93,7 +98,7 @@ fn an_unchanged_upstream_keeps_its_connection() {
 fn inputs_for_what_has_gone_are_counted_and_nothing_else() {
     let mut world = World::new(snapshot(vec![upstream("one", Udp)]));
     let conn = world.connect_client();
-    world.engine.handle_closed(world.now, conn, Closed::Cleanly);
+    world.break_conn(conn, Closed::Cleanly);
     world.stream_says(conn, b"anything");
     world.engine.handle_end_of_stream(world.now, conn);
     world.engine.handle_written(world.now, conn, 5);

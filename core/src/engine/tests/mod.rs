@@ -2,5 +2,6 @@
 
 mod forwarding;
 mod harness;
+mod hostile;
 mod lifecycle;
 mod streams;

@@ -64,8 +64,7 @@ fn queries_of_a_broken_connection_are_asked_again_on_a_new_one() {
     world.ask(&query(1, "a.example"));
     let conn = world.establish();
     world.messages(conn);
-    world.engine.handle_closed(world.now, conn, Closed::Failed(IoFailure::Reset));
-    world.pump();
+    world.break_conn(conn, Closed::Failed(IoFailure::Reset));
     let again = world.establish();
     let sent = world.messages(again).remove(0);
     world.stream_says(again, &framed(&reply(&sent, 60)));
@@ -79,8 +78,7 @@ fn a_refused_connect_backs_off_and_never_spins() {
         world.ask(&query(n, &format!("n{n}.example")));
         while let Some(conn) = world.connects.pop_front() {
             let refused = Closed::Failed(IoFailure::Refused);
-            world.engine.handle_closed(world.now, conn, refused);
-            world.pump();
+            world.break_conn(conn, refused);
         }
         world.pass(Duration::from_millis(10));
     }
@@ -191,7 +189,7 @@ fn connections_of_one_client_are_bounded() {
     let refused =
         world.engine.handle_accepted(world.now, super::harness::TCP, super::harness::client());
     assert_eq!(refused, Err(crate::engine::AcceptRefused::TooManyFromClient));
-    world.engine.handle_closed(world.now, conns[0], Closed::Cleanly);
+    world.break_conn(conns[0], Closed::Cleanly);
     world.connect_client();
     assert_eq!(world.shared.open_connections(), 10);
 }

@@ -1,0 +1,314 @@
+//! What clients, upstreams and the network do to break things: each was a defect once.
+
+use std::sync::Arc;
+
+use super::harness::{World, error, id, query, rcode, reply, snapshot, upstream};
+use crate::config::{Snapshot, UpstreamProtocol};
+use crate::engine::{Action, Closed, Engine, EngineConfig, Event, IoFailure};
+use crate::limits::{
+    CLIENT_UNSENT_OCTETS_MAX, MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, QUERY_ADDITIONALS,
+};
+use crate::metrics::Counter;
+use crate::time::Duration;
+use crate::wire::{QueryView, Rejected};
+
+fn udp(names: &[&str]) -> Snapshot {
+    snapshot(names.iter().map(|name| upstream(name, UpstreamProtocol::Udp)).collect())
+}
+
+fn tcp() -> Snapshot {
+    snapshot(vec![upstream("one", UpstreamProtocol::Tcp)])
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).expect("short");
+    [&length.to_be_bytes(), message].concat()
+}
+
+/// The same query with an OPT that has DO set.
+fn with_dnssec_ok(mut query: Vec<u8>) -> Vec<u8> {
+    query[11] = 1;
+    query.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0]);
+    query
+}
+
+/// An answer of this many octets of RDATA in one record of type A.
+fn large_reply(query: &[u8], octets: u16) -> Vec<u8> {
+    let mut message = error(query, 0);
+    message[7] = 1;
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0]);
+    message.extend_from_slice(&octets.to_be_bytes());
+    message.resize(message.len() + usize::from(octets), 7);
+    message
+}
+
+#[test]
+fn a_connection_is_closed_before_its_slot_is_used_again() {
+    let mut world = World::new(tcp());
+    world.ask(&query(1, "a.example"));
+    let conn = world.establish();
+    world.messages(conn);
+    world.engine.handle_end_of_stream(world.now, conn);
+    let mut seen = Vec::new();
+    while let Some(action) = world.engine.poll_action(world.now) {
+        match action {
+            Action::CloseConn { conn: closed, .. } => seen.push(("close", closed == conn)),
+            Action::Connect { .. } => seen.push(("connect", true)),
+            other => panic!("not asked for: {other:?}"),
+        }
+    }
+    assert_eq!(seen, [("close", true), ("connect", true)]);
+}
+
+#[test]
+fn chains_of_compression_pointers_cost_nothing() {
+    // A chain of pointers in the RDATA of one record, and many records owned by its end.
+    let mut message = query(7, "a");
+    message.extend_from_slice(&[0, 0, 10, 0, 1, 0, 0, 0, 0, 1, 0]);
+    let mut target = 12u16;
+    for _ in 0..128 {
+        let here = u16::try_from(message.len()).expect("short");
+        message.extend_from_slice(&(0xc000 | target).to_be_bytes());
+        target = here;
+    }
+    message[11] = 2;
+    message.extend_from_slice(&(0xc000 | target).to_be_bytes());
+    message.extend_from_slice(&[0, 10, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let refused = QueryView::parse(&message);
+    assert!(matches!(refused, Err(Rejected::Reply { .. })), "129 pointers for one name");
+
+    let mut many = query(7, "a");
+    for _ in 0..=QUERY_ADDITIONALS {
+        many.extend_from_slice(&[0, 0, 10, 0, 1, 0, 0, 0, 0, 0, 0]);
+    }
+    many[11] = u8::try_from(QUERY_ADDITIONALS + 1).expect("few");
+    assert!(matches!(QueryView::parse(&many), Err(Rejected::Reply { .. })));
+}
+
+#[test]
+fn an_upstream_that_came_back_is_connected_while_queries_keep_coming() {
+    let mut settings = tcp();
+    settings.upstreams[0].timeout = Duration::from_millis(300);
+    let mut world = World::new(settings);
+    for n in 0..8 {
+        world.ask(&query(n, &format!("down{n}.example")));
+        world.pass(Duration::from_secs(2));
+        while let Some(conn) = world.connects.pop_front() {
+            world.break_conn(conn, Closed::Failed(IoFailure::Refused));
+        }
+    }
+    let back = world.now;
+    for n in 0..600 {
+        world.ask(&query(n, &format!("up{n}.example")));
+        world.pass(Duration::from_millis(100));
+        if !world.connects.is_empty() {
+            break;
+        }
+    }
+    assert!(world.now.since(back) <= Duration::from_millis(2_100), "{:?}", world.now.since(back));
+    let conn = world.establish();
+    world.pass(Duration::from_secs(20));
+    assert!(world.closed.contains(&conn), "idle after its queries had timed out");
+}
+
+#[test]
+fn guessing_ids_loses_the_port_and_then_the_datagram() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    let guess = |world: &mut World, guesses: std::ops::Range<u32>| {
+        for n in guesses {
+            let mut wrong = reply(&sent, 300);
+            let other = id(&sent).wrapping_add(1).wrapping_add(u16::try_from(n).expect("fits"));
+            wrong[..2].copy_from_slice(&other.to_be_bytes());
+            world.upstream_says(socket, &wrong);
+        }
+    };
+    guess(&mut world, 0..MISMATCHES_PER_SOCKET);
+    let spoofed = Event::UpstreamSpoofed { upstream: "one".into() };
+    assert_eq!(world.events, [spoofed]);
+    assert!(world.connects.is_empty(), "the right reply would still be taken");
+    guess(&mut world, MISMATCHES_PER_SOCKET..MISMATCHES_BEFORE_STREAM);
+    world.upstream_says(socket, &reply(&sent, 300));
+    assert!(world.replies.is_empty(), "too many ids were tried on this port");
+    let conn = world.establish();
+    let again = world.messages(conn).remove(0);
+    world.stream_says(conn, &framed(&reply(&again, 300)));
+    assert_eq!(rcode(&world.replies[0]), 0);
+}
+
+#[test]
+fn the_right_reply_is_taken_after_thousands_of_wrong_ones() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    for n in 1..9_000u16 {
+        let mut wrong = reply(&sent, 300);
+        wrong[..2].copy_from_slice(&id(&sent).wrapping_add(n).to_be_bytes());
+        world.upstream_says(socket, &wrong);
+    }
+    world.upstream_says(socket, &reply(&sent, 300));
+    assert_eq!(rcode(&world.replies[0]), 0);
+}
+
+#[test]
+fn what_was_learnt_of_an_old_server_is_not_held_against_the_next() {
+    let mut world = World::new(udp(&["old", "new"]));
+    let asked = with_dnssec_ok(query(1, "a.example"));
+    world.ask(&asked);
+    for code in [1, 2] {
+        let (socket, sent) = world.queries.pop_front().expect("a query");
+        world.upstream_says(socket, &error(&sent, code)); // FORMERR, then SERVFAIL
+    }
+    let (_, sent) = world.queries.pop_front().expect("a query to the next");
+    assert_eq!(sent[11], 1, "with an OPT");
+}
+
+#[test]
+fn an_answer_without_dnssec_data_is_not_kept_for_those_who_want_it() {
+    let mut world = World::new(udp(&["old"]));
+    let asked = with_dnssec_ok(query(1, "a.example"));
+    world.ask(&asked);
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    world.upstream_says(socket, &error(&sent, 1));
+    let (socket, plain) = world.queries.pop_front().expect("without OPT");
+    world.upstream_says(socket, &reply(&plain, 300));
+    assert_eq!(world.replies.len(), 1);
+    world.ask(&asked);
+    assert_eq!(world.queries.len(), 1, "not from the cache");
+}
+
+#[test]
+fn a_failure_does_not_replace_another_workers_answer() {
+    let mut unlucky = World::new(udp(&["one"]));
+    let mut lucky = World::new(udp(&["one"]));
+    let config = EngineConfig {
+        shared: Arc::clone(&unlucky.shared),
+        snapshot: Arc::new(udp(&["one"])),
+        metrics: unlucky.shared.worker_metrics(),
+        seed: [3; 32],
+    };
+    lucky.engine = Engine::new(config, lucky.now);
+    let asked = query(1, "a.example");
+    unlucky.ask(&asked);
+    lucky.ask(&asked);
+    let (socket, sent) = lucky.queries.pop_front().expect("a query");
+    lucky.upstream_says(socket, &reply(&sent, 3_000));
+    unlucky.pass(Duration::from_secs(5));
+    assert_eq!(rcode(&unlucky.replies.pop_front().expect("told")), 2);
+    unlucky.ask(&asked);
+    assert_eq!(rcode(&unlucky.replies.pop_front().expect("from the cache")), 0);
+}
+
+#[test]
+fn what_this_machine_lacks_is_not_remembered_as_the_upstreams_failure() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    let (socket, _) = world.queries.pop_front().expect("a query");
+    world.engine.handle_socket_failed(world.now, socket, IoFailure::NoResources);
+    world.pump();
+    assert_eq!(rcode(&world.replies.pop_front().expect("told")), 2);
+    world.ask(&query(2, "a.example"));
+    assert_eq!(world.queries.len(), 1, "asked again");
+}
+
+#[test]
+fn one_large_answer_for_many_queries_of_a_connection_is_bounded() {
+    let mut world = World::new(tcp());
+    world.writable = false;
+    let conn = world.connect_client();
+    let many: Vec<u8> = (0..256).flat_map(|n| framed(&query(n, "big.example"))).collect();
+    world.stream_says(conn, &many);
+    let upstream = world.establish();
+    let sent = world.messages(upstream).remove(0);
+    world.stream_says(upstream, &framed(&large_reply(&sent, 60_000)));
+    assert!(world.written.get(&conn.index()).map_or(0, Vec::len) <= CLIENT_UNSENT_OCTETS_MAX);
+    assert_eq!(world.closed, [conn]);
+    assert_eq!(world.count(Counter::LimitUnsent), 1);
+    assert_eq!(world.engine.sizes().waiters, 0);
+}
+
+#[test]
+fn a_pause_of_ours_is_not_the_clients_slowness() {
+    let mut world = World::new(tcp());
+    world.writable = false;
+    let conn = world.connect_client();
+    let mut asked: Vec<u8> = (0..10).flat_map(|n| framed(&query(n, "big.example"))).collect();
+    asked.extend_from_slice(&[0, 29, 1]); // the start of another one
+    world.stream_says(conn, &asked);
+    let upstream = world.establish();
+    let sent = world.messages(upstream).remove(0);
+    world.pass(Duration::from_millis(1_000));
+    world.stream_says(upstream, &framed(&large_reply(&sent, 60_000)));
+    assert_eq!(world.paused, [conn]);
+    world.pass(Duration::from_millis(900));
+    let octets = world.written[&conn.index()].len();
+    world.engine.handle_written(world.now, conn, octets);
+    world.pump();
+    assert!(world.paused.is_empty());
+    world.pass(Duration::from_millis(1_900));
+    assert!(world.closed.is_empty(), "it has its whole time again");
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.closed, [conn]);
+}
+
+#[test]
+fn a_query_after_a_reload_does_not_join_one_from_before() {
+    let mut world = World::new(udp(&["old"]));
+    world.ask(&query(1, "a.example"));
+    let (old, before) = world.queries.pop_front().expect("a query");
+    let mut next = udp(&["new"]);
+    next.upstreams[0].addr = "192.0.2.2:53".parse().expect("an address");
+    world.engine.handle_reload(world.now, Arc::new(next));
+    world.pump();
+    world.ask(&query(2, "a.example"));
+    let (new, after) = world.queries.pop_front().expect("a query to the new one");
+    world.upstream_says(old, &reply(&before, 300));
+    world.ask(&query(3, "a.example"));
+    assert_eq!(world.replies.len(), 1, "the old answer went to who had asked, not into the cache");
+    world.upstream_says(new, &reply(&after, 300));
+    assert_eq!(world.replies.len(), 3);
+}
+
+#[test]
+fn reloads_under_load_do_not_pile_up_upstreams() {
+    let mut world = World::new(udp(&["one"]));
+    for n in 0..100u8 {
+        world.ask(&query(n.into(), &format!("n{n}.example")));
+        let mut next = udp(&["one"]);
+        next.upstreams[0].addr = format!("192.0.2.{n}:53").parse().expect("an address");
+        world.engine.handle_reload(world.now, Arc::new(next));
+        world.pass(Duration::from_millis(500));
+    }
+    assert!(world.engine.upstream_places() <= 12, "{}", world.engine.upstream_places());
+}
+
+#[test]
+fn both_replies_to_a_query_sent_twice_are_ours() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    world.pass(Duration::from_millis(600));
+    assert_eq!(world.queries.len(), 2);
+    for (socket, sent) in std::mem::take(&mut world.queries) {
+        world.upstream_says(socket, &reply(&sent, 300));
+    }
+    assert_eq!(world.replies.len(), 1);
+    assert_eq!(world.count(Counter::ReplyLate), 1);
+    assert_eq!(world.count(Counter::ReplyUnknownId), 0);
+}
+
+#[test]
+fn with_no_send_left_a_truncated_reply_is_passed_on() {
+    let mut settings = udp(&["one"]);
+    settings.routing.attempts_max = 1;
+    let mut world = World::new(settings);
+    world.ask(&query(1, "a.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    let mut truncated = error(&sent, 0);
+    truncated[2] |= 2;
+    world.upstream_says(socket, &truncated);
+    let answer = world.replies.pop_front().expect("an answer");
+    assert_eq!((rcode(&answer), answer[2] & 2), (0, 2));
+    world.ask(&query(2, "a.example"));
+    assert_eq!(world.queries.len(), 1, "and not kept");
+}
