@@ -82,9 +82,9 @@ pub const CONNS: usize = 65_536;
 pub const CLIENT_PIPELINE: usize = 256;
 /// Octets of unsent answers on one client's connection before we stop reading from it.
 pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
-/// Octets of unsent answers at which a client's connection is closed: queries taken earlier may
-/// all get large answers after reading has stopped.
-pub const CLIENT_UNSENT_OCTETS_MAX: usize = 2_097_152;
+/// Octets of unsent answers of all clients' connections, per worker. Queries that were taken before
+/// reading stopped may all get large answers; beyond this a connection above its own bound is closed.
+pub const UNSENT_OCTETS: usize = 67_108_864;
 
 /// Entries at which the cache is split into shards, and how many shards there are then.
 pub const SHARDED_FROM_ENTRIES: usize = 1_024;

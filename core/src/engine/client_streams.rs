@@ -8,7 +8,7 @@ use super::{
 };
 use crate::conn::{ClientConn, Overdue, append_message, split_message};
 use crate::handle::ConnHandle;
-use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CLIENT_UNSENT_OCTETS_MAX};
+use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, UNSENT_OCTETS};
 use crate::metrics::Counter;
 use crate::policy::fold;
 use crate::time::Instant;
@@ -167,8 +167,9 @@ impl Engine {
             return false;
         };
         conn.in_flight -= 1;
-        if conn.unsent_octets() + len > CLIENT_UNSENT_OCTETS_MAX {
-            self.report_limit(now, Counter::LimitUnsent, "unsent answers of a connection");
+        let above_its_own = conn.unsent_octets() > CLIENT_UNSENT_OCTETS;
+        if above_its_own && self.unsent_octets + len > UNSENT_OCTETS {
+            self.report_limit(now, Counter::LimitUnsent, "unsent answers");
             self.close_client(handle, CloseMode::Now);
             return false;
         }
@@ -181,7 +182,9 @@ impl Engine {
         let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
             return;
         };
+        let before = conn.out.len();
         append_message(&mut conn.out, &self.scratch[..len]);
+        self.unsent_octets += conn.out.len() - before;
         if !conn.dirty {
             conn.dirty = true;
             self.dirty.push_back(handle);
@@ -202,7 +205,9 @@ impl Engine {
         let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
             return;
         };
+        let before = conn.unsent_octets();
         conn.note_written(now, octets);
+        self.unsent_octets -= before - conn.unsent_octets();
         self.update_client(now, handle);
     }
 
@@ -264,6 +269,7 @@ impl Engine {
             return;
         };
         self.timers.release(conn.timer);
+        self.unsent_octets -= conn.unsent_octets();
         self.shared.release_connection(conn.counted_for);
     }
 }

@@ -155,6 +155,8 @@ pub struct Engine {
     current: Vec<usize>,
     sockets: Slab<Socket, UpstreamSocket>,
     conns: Slab<handle::Conn, Conn>,
+    /// Octets of answers that clients' connections hold.
+    unsent_octets: usize,
     outbox: VecDeque<Late>,
     actions: VecDeque<Action>,
     /// Connections with something to hand to the adapter.
@@ -188,6 +190,7 @@ impl Engine {
             current: Vec::new(),
             sockets: Slab::new(limits::SOCKETS),
             conns: Slab::new(limits::CONNS),
+            unsent_octets: 0,
             outbox: VecDeque::new(),
             actions: VecDeque::new(),
             dirty: VecDeque::new(),
