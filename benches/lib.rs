@@ -51,7 +51,7 @@ impl Default for World {
         let snapshot = Arc::new(loaded.snapshot);
         let seed = [7; 32];
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        let metrics = shared.worker_metrics();
+        let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(10);
         Self {
             engine: Engine::new(EngineConfig { shared, snapshot, metrics, seed }, now),

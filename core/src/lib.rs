@@ -44,7 +44,7 @@
 //! let snapshot = Arc::new(config::load(&source, &Nowhere)?.snapshot);
 //! let seed = [7; 32];
 //! let shared = Arc::new(Shared::new(&snapshot, seed));
-//! let metrics = shared.worker_metrics();
+//! let metrics = shared.worker_metrics(0);
 //! let mut now = Instant::ZERO;
 //! let mut engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, now);
 //!

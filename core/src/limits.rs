@@ -41,8 +41,12 @@ pub const WAITERS: usize = 65_536;
 pub const OUTBOX_DATAGRAMS: usize = 65_536;
 /// Events that wait to be taken by the adapter.
 pub const EVENTS: usize = 1_024;
-/// Events of one kind per worker and second; more are counted and reported as a number.
-pub const EVENTS_PER_KIND_AND_SECOND: u32 = 5;
+/// Events of one kind per worker and [`EVENTS_WINDOW`]; more are counted and reported as a number.
+pub const EVENTS_PER_KIND: u32 = 5;
+/// The time in which events of one kind are counted.
+pub const EVENTS_WINDOW: Duration = Duration::from_secs(60);
+/// Time between two reports of failures of one upstream by one worker.
+pub const UPSTREAM_REPORTS_EVERY: Duration = Duration::from_secs(60);
 
 /// UDP sockets kept towards one upstream, per worker: the choice among them multiplies what an
 /// off-path spoofer has to guess (RFC 5452 section 9.2).

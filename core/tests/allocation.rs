@@ -110,7 +110,7 @@ impl World {
         let snapshot = Arc::new(config::load(&source, &Nowhere).expect("valid").snapshot);
         let seed = [7; 32];
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        let metrics = shared.worker_metrics();
+        let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(10);
         let config = EngineConfig { shared, snapshot, metrics: Arc::clone(&metrics), seed };
         Self {

@@ -229,8 +229,8 @@ impl Datagrams {
                     engine.handle_socket_failed(now, handle, IoFailure::from(&error));
                     failed = true;
                 }
-                // A second failure in a row would be for ever.
-                (Err(_), _) => return total,
+                // A second failure in a row, or one of a listener: the others first, then again.
+                (Err(_), _) => break,
             }
         }
         self.unfinished.push(token);

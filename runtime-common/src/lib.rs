@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod host;
 pub mod listeners;
 pub mod logging;
+mod machine;
 pub mod poll;
 pub mod seed;
 pub mod socket;

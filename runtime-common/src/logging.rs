@@ -1,13 +1,27 @@
 //! Log lines on standard error, in plain text and without colours.
+//!
+//! Lines go through a bounded queue to a thread of their own: a reader that stalls, or a disk that
+//! is full, costs log lines and never an answer.
 
-use std::io;
+use std::io::{self, Write};
 
 use balancedns_core::config::Level;
 use balancedns_core::engine::Event;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 
+/// Lines that may wait to be written; more are lost.
+const LINES: usize = 16_384;
+
+/// Keeps logging going. When it is dropped, what waits is written, within a second.
+#[derive(Debug)]
+pub struct Logging {
+    _writer: WorkerGuard,
+}
+
 /// Starts logging at a level and above. The first call of a process counts.
-pub fn start(level: Level) {
+#[must_use]
+pub fn start(level: Level) -> Logging {
     let filter = match level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
@@ -15,10 +29,25 @@ pub fn start(level: Level) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let lines =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(filter).with_target(false);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES)
+        .thread_name("log")
+        .finish(io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_max_level(filter)
+        .with_target(false)
+        .log_internal_errors(false);
     // It fails if there is a subscriber already, which then stays.
     let _already_started = lines.try_init();
+    Logging { _writer: guard }
+}
+
+/// A plain line for the operator, on standard error. Nothing happens if it cannot be written.
+pub fn plain(line: &str) {
+    let _unwritable = writeln!(io::stderr(), "{line}");
 }
 
 /// Logs what an engine reported, under the event's stable name.

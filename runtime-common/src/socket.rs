@@ -1,7 +1,7 @@
 //! Making sockets: every option that is set on one is set here, with its reason.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::sockopt::{
@@ -59,6 +59,36 @@ pub fn tcp_listener(addr: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// A TCP socket for the admin interface: on an address of this machine only. `[::]` takes both
+/// families, or IPv4 alone where there is no IPv6.
+///
+/// # Errors
+/// The address cannot be bound.
+pub fn admin_listener(addr: SocketAddr) -> io::Result<TcpListener> {
+    let addr = match addr {
+        SocketAddr::V6(all) if all.ip().is_unspecified() && !has_ipv6() => {
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, all.port()))
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => addr,
+    };
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether this machine knows the family at all.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    let made = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None);
+    !made.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT))
 }
 
 /// Finds out whether an address is free, by a bind that does not share it with anybody.

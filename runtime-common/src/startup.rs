@@ -16,13 +16,16 @@ use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::host::{self, Machine};
 use crate::listeners::Listeners;
-use crate::{logging, seed};
+use crate::logging::{self, Logging};
+use crate::{machine, seed};
 
 /// What the daemon is about to run with.
 #[derive(Debug)]
 pub struct Prepared {
     /// The clock of the process.
     pub clock: Clock,
+    /// Writes what is logged, as long as it lives.
+    pub logging: Logging,
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
     /// What the workers share.
@@ -40,18 +43,19 @@ impl Prepared {
     /// Everything that stands against it, a line each.
     pub fn new(options: &Options) -> Result<Self, Vec<String>> {
         let clock = Clock::start();
-        let Loaded { snapshot, warnings, .. } = load(options.config.as_deref(), clock)?;
-        logging::start(snapshot.logging.level);
+        let Loaded { mut snapshot, warnings, .. } = load(options.config.as_deref(), clock)?;
+        let logging = logging::start(snapshot.logging.level);
         for warning in &warnings {
             tracing::warn!(event = "config", "{warning}");
         }
         let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
+        machine::fit(&mut snapshot, workers, &Machine::new(clock));
         let listeners = Listeners::bind(&snapshot.listen, workers)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        Ok(Self { clock, snapshot: Arc::new(snapshot), shared, listeners, workers })
+        Ok(Self { clock, logging, snapshot: Arc::new(snapshot), shared, listeners, workers })
     }
 
     /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the

@@ -20,9 +20,9 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 /// Connections at once. More wait in the backlog.
-const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 64;
 /// From accepting a connection to the end of its only answer, slow senders and readers included.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wait after an accept that failed: most often the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

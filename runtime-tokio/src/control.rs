@@ -16,10 +16,10 @@ use balancedns_core::supervisor::{AfterExit, Decision, Outcome, Supervisor, Unit
 use balancedns_core::time::Instant;
 use balancedns_runtime::clock::Clock;
 use balancedns_runtime::listeners::{Listeners, explained};
-use balancedns_runtime::seed;
-use balancedns_runtime::socket::{self, Reuse};
+use balancedns_runtime::logging::{self, Logging};
 use balancedns_runtime::startup::{self, Prepared};
 use balancedns_runtime::workers::{self, WorkerEnd};
+use balancedns_runtime::{seed, socket};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -49,23 +49,35 @@ pub(crate) fn run(prepared: Prepared) -> Result<Outcome, Vec<String>> {
     })
 }
 
-/// The signals that end the daemon.
+/// The signals that the daemon listens to.
 #[derive(Debug)]
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug)]
+enum Wish {
+    /// To stop, by this signal's name.
+    Stop(&'static str),
+    /// To take over a changed configuration.
+    Reload,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { interrupt, terminate, hangup: signal(SignalKind::hangup())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => Wish::Stop("SIGINT"),
+            _ = self.terminate.recv() => Wish::Stop("SIGTERM"),
+            _ = self.hangup.recv() => Wish::Reload,
         }
     }
 }
@@ -80,6 +92,8 @@ struct Control {
     listeners: Option<Listeners>,
     workers: Vec<Option<Worker>>,
     metrics_unit: UnitId,
+    /// Writes what is logged until the very end.
+    _logging: Logging,
     reports: UnboundedReceiver<Report>,
     reporter: UnboundedSender<Report>,
     announced: bool,
@@ -104,6 +118,7 @@ impl Control {
             listeners: Some(prepared.listeners),
             workers: (0..prepared.workers).map(|_| None).collect(),
             metrics_unit,
+            _logging: prepared.logging,
             reports,
             reporter,
             announced: false,
@@ -119,10 +134,16 @@ impl Control {
             self.announce();
             let timeout = self.supervisor.borrow().next_timeout();
             tokio::select! {
-                name = signals.next() => {
-                    tracing::info!(event = "stopping", "{name}");
-                    self.supervisor.borrow_mut().handle_stop(self.clock.now());
-                }
+                wish = signals.next() => match wish {
+                    Wish::Stop(name) => {
+                        tracing::info!(event = "stopping", "{name}");
+                        self.supervisor.borrow_mut().handle_stop(self.clock.now());
+                    }
+                    Wish::Reload => tracing::warn!(
+                        event = "reload_refused",
+                        "SIGHUP: reload is not available in this build; nothing was changed"
+                    ),
+                },
                 report = self.reports.recv() => {
                     self.note(report.expect("this thread holds a sender too"));
                 }
@@ -222,9 +243,7 @@ impl Control {
         let Some(addr) = self.snapshot.listen.metrics else {
             return;
         };
-        let reuse = Reuse { port: false, address: true };
-        let listener =
-            socket::tcp_listener(addr, reuse).and_then(tokio::net::TcpListener::from_std);
+        let listener = socket::admin_listener(addr).and_then(tokio::net::TcpListener::from_std);
         let listener = match listener {
             Ok(listener) => listener,
             Err(error) => {
@@ -254,7 +273,7 @@ impl Control {
         let summary = startup::summary(&self.snapshot, bound, self.workers.len());
         tracing::info!(event = "ready", "{summary}");
         if let Some(command) = startup::command_to_try(bound) {
-            eprintln!("try: {command}");
+            logging::plain(&format!("try: {command}"));
         }
     }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use balancedns_runtime::cli::Options;
 use balancedns_runtime::startup::Prepared;
-use balancedns_runtime::workers;
+use balancedns_runtime::{logging, workers};
 
 const DAEMON: &str = "balancedns";
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(errors) => {
             for error in errors {
-                eprintln!("{DAEMON}: {error}");
+                logging::plain(&format!("{DAEMON}: {error}"));
             }
             ExitCode::FAILURE
         }

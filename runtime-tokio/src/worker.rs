@@ -12,7 +12,7 @@ use std::thread;
 
 use balancedns_core::config::Snapshot;
 use balancedns_core::engine::{
-    Action, Engine, EngineConfig, IoFailure, ListenerId, ProcessExit, Shared,
+    Action, CloseMode, Engine, EngineConfig, IoFailure, ListenerId, ProcessExit, Shared,
 };
 use balancedns_core::handle::{self, ConnHandle, Table};
 use balancedns_core::time::{Duration, Instant};
@@ -109,7 +109,7 @@ impl Worker {
         let Setup { index, clock, snapshot, shared, seed, listeners } = setup;
         let settings = &snapshot.listen;
         let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
-        let metrics = shared.worker_metrics();
+        let metrics = shared.worker_metrics(index);
         let engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, clock.now());
         let mut datagrams = Datagrams::new(clock, udp_size)?;
         let mut streams = Vec::new();
@@ -271,7 +271,7 @@ impl Worker {
             Action::CloseSocket { socket } => datagrams.close_socket(socket),
             Action::Connect { conn, remote, source, security } => {
                 let entry = Rc::new(Conn::new(conn));
-                conns.insert(conn, Rc::clone(&entry));
+                enter(conns, conn, &entry);
                 let worker = Rc::clone(self);
                 self.spawn(stream::connect(worker, entry, remote, source, security));
             }
@@ -312,7 +312,7 @@ impl Worker {
     /// Enters a client's connection under its handle and serves it.
     pub(crate) fn serve_client<S: stream::Stream>(self: &Rc<Self>, conn: ConnHandle, stream: S) {
         let entry = Rc::new(Conn::new(conn));
-        self.state.borrow_mut().conns.insert(conn, Rc::clone(&entry));
+        enter(&mut self.state.borrow_mut().conns, conn, &entry);
         self.spawn(stream::serve(Rc::clone(self), entry, stream));
     }
 
@@ -333,6 +333,13 @@ impl Worker {
             let _guard = guard;
             task.await;
         });
+    }
+}
+
+/// Enters a connection under its handle. One that still held the slot would never end.
+fn enter(conns: &mut Table<handle::Conn, Rc<Conn>>, conn: ConnHandle, entry: &Rc<Conn>) {
+    if let Some(forgotten) = conns.insert(conn, Rc::clone(entry)) {
+        forgotten.close(CloseMode::Now);
     }
 }
 

@@ -3,12 +3,13 @@
 //! State and arithmetic only; the engine asks the questions that come over it.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
 use super::framing::Reassembly;
 use crate::config::ListenSettings;
+use crate::engine::Counted;
 use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS};
 use crate::time::Instant;
 use crate::timers::TimerId;
@@ -21,8 +22,8 @@ pub(crate) struct ClientConn {
     pub(crate) transport: Transport,
     /// The client: who the connection came from, or whom a trusted proxy announced.
     pub(crate) peer: SocketAddr,
-    /// Who the connection came from, and is counted for.
-    pub(crate) counted_for: IpAddr,
+    /// What it was counted for.
+    pub(crate) counted: Counted,
     /// Fires at [`due`](Self::due).
     pub(crate) timer: TimerId,
     /// Octets that do not yet make a message.
@@ -63,13 +64,14 @@ impl ClientConn {
     pub(crate) fn new(
         transport: Transport,
         peer: SocketAddr,
+        counted: Counted,
         now: Instant,
         timer: TimerId,
     ) -> Self {
         Self {
             transport,
             peer,
-            counted_for: peer.ip(),
+            counted,
             timer,
             reading: Reassembly::default(),
             out: BytesMut::new(),

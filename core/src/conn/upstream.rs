@@ -34,6 +34,8 @@ pub(crate) struct UpstreamConn {
     pub(crate) handed: usize,
     /// Octets that do not yet make a message.
     pub(crate) reading: Reassembly,
+    /// Whether it has answered anything: only then is it worth more than one that is refused.
+    pub(crate) answered: bool,
     /// When the other side last sent something.
     pub(crate) heard_at: Option<Instant>,
     /// Takes no new queries: closed as soon as the last one has ended.
@@ -62,6 +64,7 @@ impl UpstreamConn {
             dirty: false,
             handed: 0,
             reading: Reassembly::default(),
+            answered: false,
             heard_at: None,
             retired: false,
         }

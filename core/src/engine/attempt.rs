@@ -239,8 +239,11 @@ impl Engine {
         upstream: usize,
         failure: IoFailure,
     ) {
-        let upstream = self.upstreams[upstream].settings.name.clone();
-        self.report(now, Event::UpstreamFailed { upstream, failure });
+        let state = &mut self.upstreams[upstream];
+        if let Some(failures) = state.trouble.failed(now) {
+            let upstream = state.settings.name.clone();
+            self.report(now, Event::UpstreamFailed { upstream, failure, failures });
+        }
     }
 
     /// Nobody is left to ask, or no time.
@@ -291,7 +294,14 @@ impl Engine {
             return;
         };
         let upstream = fetch.candidates[fetch.cursor];
-        self.upstreams[upstream].latency.record(now.since(fetch.attempt.started));
+        let state = &mut self.upstreams[upstream];
+        state.latency.record(now.since(fetch.attempt.started));
+        let answers_again = state.trouble.answered();
+        if answers_again {
+            let upstream = self.upstreams[upstream].settings.name.clone();
+            self.report(now, Event::UpstreamAnswers { upstream });
+        }
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
         let rcode = view.rcode();
         let old_server = matches!(rcode, Rcode::FORMERR | Rcode::BADVERS) && fetch.edns;
         if old_server {

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::question::{Client, Desk, Verdict};
 use super::{
-    AcceptRefused, Action, CloseMode, Conn, Due, Engine, Established, ListenerId, Out, ReplyTo,
+    AcceptRefused, Action, CloseMode, Conn, Counted, Due, Engine, Established, ListenerId, Out,
+    ReplyTo, Transport,
 };
 use crate::conn::{ClientConn, Overdue, append_message, split_message};
 use crate::handle::ConnHandle;
@@ -22,7 +23,7 @@ impl Engine {
         peer: SocketAddr,
     ) -> Result<ConnHandle, AcceptRefused> {
         let admitted = self.admit(listener, peer);
-        let (transport, peer) = match admitted {
+        let (transport, peer, counted) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.metrics.counters.count(Counter::ConnsRefused);
@@ -32,10 +33,10 @@ impl Engine {
         let timers = &mut self.timers;
         let made = self.conns.insert_with(|handle| {
             let timer = timers.allocate(Due::Conn(handle));
-            Conn::Client(ClientConn::new(transport, peer, now, timer))
+            Conn::Client(ClientConn::new(transport, peer, counted, now, timer))
         });
         let Ok(handle) = made else {
-            self.shared.release_connection(peer.ip());
+            self.shared.release_connection(counted);
             self.metrics.counters.count(Counter::ConnsRefused);
             return Err(AcceptRefused::TooManyConnections);
         };
@@ -48,15 +49,16 @@ impl Engine {
         &self,
         listener: ListenerId,
         peer: SocketAddr,
-    ) -> Result<(super::Transport, SocketAddr), AcceptRefused> {
+    ) -> Result<(Transport, SocketAddr, Counted), AcceptRefused> {
         if self.drain.is_some() {
             return Err(AcceptRefused::Stopping);
         }
         let settings = &self.snapshot.listen;
         let socket = settings.socket(listener).ok_or(AcceptRefused::Stopping)?;
         let peer = SocketAddr::new(fold(peer.ip()), peer.port());
-        self.shared.admit_connection(peer.ip(), settings)?;
-        Ok((socket.transport, peer))
+        let may_ask = self.snapshot.acl.allows(peer.ip());
+        let counted = self.shared.admit_connection(peer.ip(), may_ask, settings)?;
+        Ok((socket.transport, peer, counted))
     }
 
     /// The handshake of a client's connection is over.
@@ -146,7 +148,8 @@ impl Engine {
         let verdict = desk.decide(now, message, client, &mut scratch);
         self.scratch = scratch;
         match verdict {
-            Verdict::Drop => {}
+            // Octets that are no query at all: what follows them cannot be trusted either.
+            Verdict::Drop => self.flush_and_close(now, handle),
             Verdict::Reply(written) => {
                 self.append_answer(handle, written.len);
                 self.log_written(now, client, &written);
@@ -158,6 +161,16 @@ impl Engine {
                 let reply_to = ReplyTo::Stream(handle);
                 self.forward(now, forward, client, reply_to, &mut Out(None));
             }
+        }
+    }
+
+    /// Sends what is answered already, then closes.
+    pub(super) fn flush_and_close(&mut self, now: Instant, handle: ConnHandle) {
+        if let Some(write) = self.take_writes(now, handle) {
+            self.actions.push_back(write);
+        }
+        if self.conns.contains(handle) {
+            self.close_client(handle, CloseMode::AfterWrites);
         }
     }
 
@@ -270,6 +283,6 @@ impl Engine {
         };
         self.timers.release(conn.timer);
         self.unsent_octets -= conn.unsent_octets();
-        self.shared.release_connection(conn.counted_for);
+        self.shared.release_connection(conn.counted);
     }
 }

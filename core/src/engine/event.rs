@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{IoFailure, Transport};
 use crate::config::Level;
-use crate::limits::EVENTS_PER_KIND_AND_SECOND;
+use crate::limits::{EVENTS_PER_KIND, EVENTS_WINDOW};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::wire::{DisplayName, Rcode, RecordType};
@@ -15,12 +15,20 @@ use crate::wire::{DisplayName, Rcode, RecordType};
 pub enum Event {
     /// A query ended. Only with query logging on; names and addresses occur nowhere else.
     Query(Box<QueryRecord>),
-    /// An attempt at an upstream failed on the network.
+    /// Attempts at an upstream failed on the network. The first one is reported at once, then a
+    /// number from time to time.
     UpstreamFailed {
         /// The upstream's name.
         upstream: String,
-        /// How.
+        /// How, most lately.
         failure: IoFailure,
+        /// How many since the last report.
+        failures: u64,
+    },
+    /// An upstream whose failures were reported has answered.
+    UpstreamAnswers {
+        /// The upstream's name.
+        upstream: String,
     },
     /// An upstream's port received so many replies to no query that it was given up.
     UpstreamSpoofed {
@@ -61,7 +69,7 @@ pub struct QueryRecord {
 }
 
 /// How many kinds of events there are.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 impl Event {
     /// The stable name.
@@ -70,6 +78,7 @@ impl Event {
         match self {
             Self::Query(_) => "query",
             Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamAnswers { .. } => "upstream_answers",
             Self::UpstreamSpoofed { .. } => "upstream_spoofed",
             Self::LimitReached { .. } => "limit_reached",
             Self::Suppressed { .. } => "suppressed",
@@ -80,7 +89,7 @@ impl Event {
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {
-            Self::Query(_) => Level::Info,
+            Self::Query(_) | Self::UpstreamAnswers { .. } => Level::Info,
             Self::UpstreamFailed { .. }
             | Self::UpstreamSpoofed { .. }
             | Self::LimitReached { .. }
@@ -95,6 +104,7 @@ impl Event {
             Self::UpstreamSpoofed { .. } => 2,
             Self::LimitReached { .. } => 3,
             Self::Suppressed { .. } => 4,
+            Self::UpstreamAnswers { .. } => 5,
         }
     }
 }
@@ -113,9 +123,13 @@ impl fmt::Display for Event {
                 query.reason.name(),
                 query.took.as_micros(),
             ),
-            Self::UpstreamFailed { upstream, failure } => {
+            Self::UpstreamFailed { upstream, failure, failures: 1 } => {
                 write!(f, "upstream {upstream}: {}", failure.name())
             }
+            Self::UpstreamFailed { upstream, failure, failures } => {
+                write!(f, "upstream {upstream}: {} ({failures} failures)", failure.name())
+            }
+            Self::UpstreamAnswers { upstream } => write!(f, "upstream {upstream} answers again"),
             Self::UpstreamSpoofed { upstream } => write!(
                 f,
                 "upstream {upstream}: too many replies to no query of ours; its port was changed"
@@ -128,7 +142,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// Lets a few events of each kind through per second, and says afterwards how many it kept back.
+/// Lets a few events of each kind through per minute, and says afterwards how many it kept back.
 #[derive(Debug, Default)]
 pub(super) struct EventGate {
     kinds: [Window; KINDS],
@@ -144,12 +158,18 @@ struct Window {
 impl EventGate {
     /// Whether this event passes, and the summary of an earlier second that is due before it.
     pub(super) fn admit(&mut self, now: Instant, event: &Event) -> (bool, Option<Event>) {
-        if matches!(event, Event::Query(_)) {
-            return (true, None); // a line per query was asked for
+        // A line per query was asked for, and upstreams have a measure of their own.
+        match event {
+            Event::Query(_) | Event::UpstreamFailed { .. } | Event::UpstreamAnswers { .. } => {
+                return (true, None);
+            }
+            Event::UpstreamSpoofed { .. }
+            | Event::LimitReached { .. }
+            | Event::Suppressed { .. } => {}
         }
         let window = &mut self.kinds[event.kind()];
         let mut summary = None;
-        let over = window.started.is_none_or(|at| now.since(at) >= Duration::from_secs(1));
+        let over = window.started.is_none_or(|at| now.since(at) >= EVENTS_WINDOW);
         if over {
             if window.kept_back > 0 {
                 let count = window.kept_back;
@@ -157,7 +177,7 @@ impl EventGate {
             }
             *window = Window { started: Some(now), passed: 0, kept_back: 0 };
         }
-        if window.passed == EVENTS_PER_KIND_AND_SECOND {
+        if window.passed == EVENTS_PER_KIND {
             window.kept_back += 1;
             return (false, summary);
         }
@@ -176,8 +196,8 @@ mod tests {
         let event = Event::LimitReached { limit: "fetches" };
         let start = Instant::ZERO;
         let passed = (0..100).filter(|_| gate.admit(start, &event).0).count();
-        assert_eq!(passed, EVENTS_PER_KIND_AND_SECOND as usize);
-        let (passes, summary) = gate.admit(start + Duration::from_secs(1), &event);
+        assert_eq!(passed, EVENTS_PER_KIND as usize);
+        let (passes, summary) = gate.admit(start + EVENTS_WINDOW, &event);
         assert!(passes);
         assert_eq!(summary, Some(Event::Suppressed { event: "limit_reached", count: 95 }));
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, CloseMode, Conn, Due, Engine, FetchHandle, ListenerId, Out};
+use super::{Action, Conn, Due, Engine, FetchHandle, ListenerId, Out};
 use crate::config::Snapshot;
 use crate::handle::{ConnHandle, SocketHandle};
 use crate::policy::Reason;
@@ -121,12 +121,7 @@ impl Engine {
             self.finish_with_failure(now, fetch, rcode, reason, &mut Out(None));
         }
         for conn in self.client_conns() {
-            if let Some(write) = self.take_writes(now, conn) {
-                self.actions.push_back(write);
-            }
-            if self.conns.contains(conn) {
-                self.close_client(conn, CloseMode::AfterWrites);
-            }
+            self.flush_and_close(now, conn);
         }
     }
 
@@ -176,7 +171,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         for (_, conn) in self.conns.iter() {
             if let Conn::Client(conn) = conn {
-                self.shared.release_connection(conn.counted_for);
+                self.shared.release_connection(conn.counted);
             }
         }
     }

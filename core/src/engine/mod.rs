@@ -49,6 +49,7 @@ pub use event::{Event, QueryRecord};
 use fetch::Fetch;
 use lifecycle::Drain;
 use question::{Client, Desk, Verdict};
+pub(crate) use shared::Counted;
 pub use shared::Shared;
 
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};

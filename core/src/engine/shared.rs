@@ -1,6 +1,6 @@
 //! What the workers of a process share: the cache, the hash key, connection counts, counters.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::AcceptRefused;
@@ -25,7 +25,31 @@ pub struct Shared {
 #[derive(Debug)]
 struct ClientConns {
     total: usize,
-    by_address: Map<IpAddr, usize>,
+    /// Those of clients outside the ACL.
+    strangers: usize,
+    by_network: Map<IpAddr, usize>,
+}
+
+/// What a connection was counted for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counted {
+    network: IpAddr,
+    may_ask: bool,
+}
+
+/// One in so many connections may be held by clients outside the ACL.
+const STRANGERS_SHARE: usize = 16;
+
+/// Who counts as one client: an IPv4 address, or the IPv6 network of one subscriber, who has all
+/// addresses in it (RFC 6177 section 2).
+fn network_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
 }
 
 impl Shared {
@@ -37,21 +61,27 @@ impl Shared {
         Self {
             cache: Cache::new(snapshot.cache.capacity, snapshot.cache.max_bytes),
             hash: key(),
-            clients: Mutex::new(ClientConns { total: 0, by_address: Map::with_hasher(key()) }),
+            clients: Mutex::new(ClientConns {
+                total: 0,
+                strangers: 0,
+                by_network: Map::with_hasher(key()),
+            }),
             workers: Mutex::default(),
         }
     }
 
-    /// Registers another worker's counters. A restarted worker gets new ones: sums never go back.
+    /// The counters of a worker, by its number. A restarted worker goes on with those of the one
+    /// before, which has ended: sums never go back.
     #[must_use]
-    pub fn worker_metrics(&self) -> Arc<WorkerMetrics> {
-        let metrics = Arc::new(WorkerMetrics::default());
+    pub fn worker_metrics(&self, worker: usize) -> Arc<WorkerMetrics> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        workers.push(Arc::clone(&metrics));
-        metrics
+        while workers.len() <= worker {
+            workers.push(Arc::default());
+        }
+        Arc::clone(&workers[worker])
     }
 
-    /// The counters of all workers there ever were.
+    /// The counters of all workers.
     #[must_use]
     pub fn all_metrics(&self) -> Vec<Arc<WorkerMetrics>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -63,33 +93,42 @@ impl Shared {
         self.clients().total
     }
 
-    /// Counts a client's connection in, if the bounds allow it.
+    /// Counts a client's connection in, if the bounds allow it. Who may not ask gets a connection to
+    /// be told so, but only few of them, so that others are not kept out.
     pub(super) fn admit_connection(
         &self,
         client: IpAddr,
+        may_ask: bool,
         settings: &ListenSettings,
-    ) -> Result<(), AcceptRefused> {
+    ) -> Result<Counted, AcceptRefused> {
         let mut clients = self.clients();
-        if clients.total >= settings.max_connections {
+        let strangers_max = (settings.max_connections / STRANGERS_SHARE).max(1);
+        if clients.total >= settings.max_connections
+            || (!may_ask && clients.strangers >= strangers_max)
+        {
             return Err(AcceptRefused::TooManyConnections);
         }
-        let held = clients.by_address.entry(client).or_insert(0);
-        if *held >= settings.max_connections_per_client {
+        let network = network_of(client);
+        let per_client = if may_ask { settings.max_connections_per_client } else { 1 };
+        let held = clients.by_network.entry(network).or_insert(0);
+        if *held >= per_client {
             return Err(AcceptRefused::TooManyFromClient);
         }
         *held += 1;
         clients.total += 1;
-        Ok(())
+        clients.strangers += usize::from(!may_ask);
+        Ok(Counted { network, may_ask })
     }
 
     /// Counts a client's connection out.
-    pub(super) fn release_connection(&self, client: IpAddr) {
+    pub(super) fn release_connection(&self, counted: Counted) {
         let mut clients = self.clients();
-        clients.total = clients.total.saturating_sub(1);
-        if let Some(held) = clients.by_address.get_mut(&client) {
+        clients.total -= 1;
+        clients.strangers -= usize::from(!counted.may_ask);
+        if let Some(held) = clients.by_network.get_mut(&counted.network) {
             *held -= 1;
             if *held == 0 {
-                clients.by_address.remove(&client);
+                clients.by_network.remove(&counted.network);
             }
         }
     }

@@ -6,7 +6,8 @@ use super::{Action, Due, Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::ReceiveBatch;
 use crate::handle::SocketHandle;
 use crate::limits::{
-    MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, SOCKET_AGE, SOCKETS_PER_UPSTREAM,
+    HEADER_OCTETS, MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, SOCKET_AGE,
+    SOCKETS_PER_UPSTREAM,
 };
 use crate::metrics::Counter;
 use crate::time::Instant;
@@ -96,7 +97,9 @@ impl Engine {
             if !self.sockets.contains(handle) {
                 self.metrics.counters.count(Counter::DeadHandles);
             } else if meta.truncated {
-                self.mismatch(now, handle, Counter::ReplyGarbage, out);
+                if let Err(what) = self.cut_datagram(now, handle, message, out) {
+                    self.mismatch(now, handle, what, out);
+                }
             } else if let Err(what) = self.upstream_datagram(now, handle, message, out) {
                 self.mismatch(now, handle, what, out);
             }
@@ -125,6 +128,30 @@ impl Engine {
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
         self.reply(now, fetch, &view, Carrier::Datagram, out);
+        Ok(())
+    }
+
+    /// A datagram that is longer than we ever said we could take: if it is the reply, it is as good
+    /// as one with TC.
+    fn cut_datagram(
+        &mut self,
+        now: Instant,
+        handle: SocketHandle,
+        message: &[u8],
+        out: &mut Out<'_>,
+    ) -> Result<(), Counter> {
+        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
+        let socket = self.sockets.get(handle).expect("checked by the caller");
+        let Owner::Live(fetch) = socket.ids.owner(id) else {
+            return Err(Counter::ReplyUnknownId);
+        };
+        let sent = &self.fetches.get(fetch).expect("an id in flight has a fetch").question;
+        let question = message.get(HEADER_OCTETS..HEADER_OCTETS + sent.len());
+        if !question.is_some_and(|question| question.eq_ignore_ascii_case(sent)) {
+            return Err(Counter::ReplyWrongQuestion);
+        }
+        self.metrics.counters.count(Counter::UpstreamTruncated);
+        self.ask_over_stream(now, fetch, out);
         Ok(())
     }
 

@@ -119,7 +119,6 @@ impl Engine {
             return;
         };
         conn.stage = Stage::Open;
-        self.upstreams[conn.upstream].backoff.succeeded();
         if conn.ids.live() == 0 {
             self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
         }
@@ -175,6 +174,12 @@ impl Engine {
         };
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
+        if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name)
+            && !conn.answered
+        {
+            conn.answered = true;
+            self.upstreams[conn.upstream].backoff.succeeded();
+        }
         self.reply(now, fetch, &view, Carrier::Stream, &mut Out(None));
         Ok(())
     }
@@ -269,7 +274,7 @@ impl Engine {
             Closed::Failed(failure) => failure,
         };
         let was_open = conn.stage == Stage::Open;
-        if !was_open {
+        if !conn.answered {
             self.upstreams[upstream].backoff.failed(now);
         }
         for handle in conn.ids.owners() {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::config::UpstreamSettings;
 use crate::handle::{ConnHandle, SocketHandle};
-use crate::limits::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM};
+use crate::limits::{
+    RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM, UPSTREAM_REPORTS_EVERY,
+};
 use crate::metrics::Latency;
 use crate::time::{Duration, Instant};
 
@@ -27,6 +29,8 @@ pub(crate) struct UpstreamState {
     pub(crate) in_flight: usize,
     /// When the next connect may be.
     pub(crate) backoff: Backoff,
+    /// What operators were told of its failures.
+    pub(crate) trouble: Trouble,
 }
 
 impl UpstreamState {
@@ -40,6 +44,7 @@ impl UpstreamState {
             conns: Vec::new(),
             in_flight: 0,
             backoff: Backoff::default(),
+            trouble: Trouble::default(),
         }
     }
 
@@ -50,6 +55,34 @@ impl UpstreamState {
             && self.retired_sockets == 0
             && self.conns.is_empty()
             && self.sockets.iter().all(Option::is_none)
+    }
+}
+
+/// Turns failures of one upstream into few reports: the first one, a count from time to time, and
+/// when it is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    reported_at: Option<Instant>,
+    /// Failures since the last report.
+    failures: u64,
+    ongoing: bool,
+}
+
+impl Trouble {
+    /// An attempt failed: how many failures to report now, if any.
+    pub(crate) fn failed(&mut self, now: Instant) -> Option<u64> {
+        self.failures += 1;
+        if self.reported_at.is_some_and(|at| now.since(at) < UPSTREAM_REPORTS_EVERY) {
+            return None;
+        }
+        self.reported_at = Some(now);
+        self.ongoing = true;
+        Some(std::mem::take(&mut self.failures))
+    }
+
+    /// It answered: whether that is news.
+    pub(crate) fn answered(&mut self) -> bool {
+        std::mem::take(&mut self.ongoing)
     }
 }
 
@@ -83,6 +116,20 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dead_upstream_is_a_line_a_minute() {
+        let mut trouble = Trouble::default();
+        let start = Instant::ZERO;
+        let reports: Vec<u64> = (0..1_200)
+            .filter_map(|n| trouble.failed(start + Duration::from_millis(100 * n)))
+            .collect();
+        assert_eq!(reports, [1, 600]);
+        assert!(trouble.answered());
+        assert!(!trouble.answered(), "told once");
+        assert_eq!(trouble.failed(start + Duration::from_secs(119)), None, "flapping is no news");
+        assert!(!trouble.answered());
+    }
 
     #[test]
     fn waits_double_up_to_the_maximum_and_a_success_forgets() {

@@ -13,7 +13,7 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{TcpClient, Tried, UdpClient};
-pub(crate) use daemon::{Daemon, Running, Settings, free_port, signal};
+pub(crate) use daemon::{Daemon, Running, Settings, Stderr, free_port, signal};
 pub(crate) use dns::{Query, Reply, address, record, soa, txt_of};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 

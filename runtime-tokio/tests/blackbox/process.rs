@@ -4,8 +4,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::{
-    Answer, Gate, Query, Running, Settings, TcpClient, UdpClient, Upstream, free_port, signal,
-    until,
+    Answer, Gate, Query, Running, Settings, Stderr, TcpClient, UdpClient, Upstream, free_port,
+    signal, until,
 };
 
 /// An upstream that holds back its answers until the gate opens.
@@ -221,4 +221,47 @@ fn names_are_logged_if_told_so() {
     let said = format!("{}{}", ended.stdout, ended.stderr);
     let lines = said.lines().filter(|line| line.contains("asked-name.example.org"));
     assert_eq!(lines.count(), 2, "{said}");
+}
+
+/// Nobody reads the log, or it cannot be written: answers do not suffer, and it ends as asked.
+#[test]
+fn a_log_that_goes_nowhere_costs_no_answer() {
+    let upstream = Upstream::answering("192.0.2.1");
+    for stderr in [Stderr::Unread, Stderr::Full] {
+        let logging = "logging = { log_queries = true }";
+        let daemon = Settings::with(&upstream).section(logging).stderr(stderr).start();
+        for _ in 0..2_000 {
+            assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 0, "{stderr:?}");
+        }
+        daemon.signal("TERM");
+        assert_eq!(daemon.end().status.code(), Some(0), "{stderr:?}");
+    }
+}
+
+/// SIGHUP asks for a reload, which this build does not have: it says so and goes on.
+#[test]
+fn a_hangup_does_not_end_it() {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start();
+    daemon.signal("HUP");
+    until("it says that it cannot", || daemon.said().contains("SIGHUP").then_some(()));
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 0);
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().status.code(), Some(0));
+}
+
+/// A dead upstream is a line now and then, not one for each query.
+#[test]
+fn a_dead_upstream_does_not_fill_the_log() {
+    let daemon = Settings::new()
+        .upstream_at(([127, 0, 0, 1], free_port()).into(), "")
+        .section("cache = { enabled = false }")
+        .start();
+    for n in 0..200 {
+        assert_eq!(daemon.udp(&Query::a(&format!("n{n}.example.org"))).rcode(), 2);
+    }
+    daemon.signal("TERM");
+    let stderr = daemon.end().stderr;
+    let lines = stderr.lines().filter(|line| line.contains("upstream_failed"));
+    assert_eq!(lines.count(), 1, "{stderr}");
 }

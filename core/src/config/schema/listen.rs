@@ -76,12 +76,24 @@ fn dns_sockets(section: &mut Section<'_>) -> Vec<ListenSocket> {
 /// Adds what an entry stands for, unless it is there already. Port 0 is another port each time.
 fn add_addresses(item: &Item<'_>, addresses: &mut Vec<SocketAddr>) {
     for addr in listen_addresses(item) {
-        if addr.port() != 0 && addresses.contains(&addr) {
-            item.error("is listed twice", "different addresses");
+        if let Some(other) = addresses.iter().find(|other| overlap(**other, addr)) {
+            let message = if *other == addr {
+                "is listed twice".to_owned()
+            } else {
+                format!("overlaps with {other}")
+            };
+            item.error(&message, "different addresses");
             return;
         }
         addresses.push(addr);
     }
+}
+
+/// Whether two addresses cannot both be listened on: one address, or all of the family and one of it.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_ip = one.ip() == other.ip() || (all && one.is_ipv4() == other.is_ipv4());
+    same_ip && one.port() != 0 && one.port() == other.port()
 }
 
 /// The addresses of one entry.

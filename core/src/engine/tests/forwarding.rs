@@ -101,7 +101,8 @@ fn a_refusing_network_means_the_next_candidate_at_once() {
     assert_ne!(first, second);
     world.upstream_says(second, &reply(&sent, 60));
     assert_eq!(rcode(&world.replies[0]), 0);
-    let failed = Event::UpstreamFailed { upstream: "one".into(), failure: IoFailure::Refused };
+    let (upstream, failure) = ("one".into(), IoFailure::Refused);
+    let failed = Event::UpstreamFailed { upstream, failure, failures: 1 };
     assert!(world.events.contains(&failed));
 }
 

@@ -122,7 +122,7 @@ impl World {
 
     pub(super) fn with_seed(snapshot: Snapshot, seed: [u8; 32]) -> Self {
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        let metrics = shared.worker_metrics();
+        let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(1_000);
         let config = EngineConfig {
             shared: Arc::clone(&shared),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::harness::{World, error, id, query, rcode, reply, snapshot, upstream};
+use super::harness::{TCP, World, error, id, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, UpstreamProtocol};
-use crate::engine::{Action, Closed, Engine, EngineConfig, Event, IoFailure};
+use crate::engine::{AcceptRefused, Action, Closed, Engine, EngineConfig, Event, IoFailure};
 use crate::limits::{
     MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, QUERY_ADDITIONALS, UNSENT_OCTETS,
 };
@@ -47,6 +47,9 @@ fn a_connection_is_closed_before_its_slot_is_used_again() {
     let mut world = World::new(tcp());
     world.ask(&query(1, "a.example"));
     let conn = world.establish();
+    let sent = world.messages(conn).remove(0);
+    world.stream_says(conn, &framed(&reply(&sent, 60)));
+    world.ask(&query(2, "b.example"));
     world.messages(conn);
     world.engine.handle_end_of_stream(world.now, conn);
     let mut seen = Vec::new();
@@ -186,7 +189,7 @@ fn a_failure_does_not_replace_another_workers_answer() {
     let config = EngineConfig {
         shared: Arc::clone(&unlucky.shared),
         snapshot: Arc::new(udp(&["one"])),
-        metrics: unlucky.shared.worker_metrics(),
+        metrics: unlucky.shared.worker_metrics(1),
         seed: [3; 32],
     };
     lucky.engine = Engine::new(config, lucky.now);
@@ -327,4 +330,80 @@ fn with_no_send_left_a_truncated_reply_is_passed_on() {
     assert_eq!((rcode(&answer), answer[2] & 2), (0, 2));
     world.ask(&query(2, "a.example"));
     assert_eq!(world.queries.len(), 1, "and not kept");
+}
+
+#[test]
+fn an_upstream_that_accepts_and_closes_is_not_connected_for_each_query() {
+    let mut world = World::new(tcp());
+    for n in 0..200 {
+        world.ask(&query(n, &format!("n{n}.example")));
+        while !world.connects.is_empty() {
+            let conn = world.establish();
+            world.break_conn(conn, Closed::Cleanly);
+        }
+        world.pass(Duration::from_millis(10));
+    }
+    // 2 s with waits of 100, 200, 400, 800 and 1600 ms.
+    assert!(world.count(Counter::ConnsOpened) <= 6, "{}", world.count(Counter::ConnsOpened));
+}
+
+#[test]
+fn a_reply_longer_than_any_datagram_we_take_is_asked_for_over_tcp() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    let large = large_reply(&sent, 5_000);
+    let mut wrong = large.clone();
+    wrong[14] ^= 1;
+    world.upstream_says(socket, &wrong);
+    assert!(world.connects.is_empty(), "for another name");
+    world.upstream_says(socket, &large);
+    let conn = world.establish();
+    let again = world.messages(conn).remove(0);
+    world.stream_says(conn, &framed(&large_reply(&again, 5_000)));
+    assert_eq!(rcode(&world.replies[0]), 0);
+}
+
+#[test]
+fn who_may_not_ask_cannot_keep_others_from_connecting() {
+    let mut settings = udp(&["one"]);
+    settings.listen.max_connections = 32;
+    let mut world = World::new(settings);
+    let mut accept = |peer: &str| {
+        let peer = peer.parse().expect("an address");
+        world.engine.handle_accepted(world.now, TCP, peer)
+    };
+    assert!(accept("198.51.100.1:1").is_ok(), "to be told so");
+    assert_eq!(accept("198.51.100.1:2"), Err(AcceptRefused::TooManyFromClient));
+    assert!(accept("198.51.100.2:1").is_ok());
+    assert_eq!(accept("198.51.100.3:1"), Err(AcceptRefused::TooManyConnections), "2 of 32");
+    for n in 0..30 {
+        let peer = format!("127.0.0.{}:1", 1 + n);
+        assert!(accept(&peer).is_ok(), "{peer}");
+    }
+    assert_eq!(accept("127.0.0.99:1"), Err(AcceptRefused::TooManyConnections));
+}
+
+#[test]
+fn one_ipv6_network_is_one_client() {
+    let mut world = World::new(udp(&["one"]));
+    for n in 0..10 {
+        let peer = format!("[fd00::{n}]:1").parse().expect("an address");
+        assert!(world.engine.handle_accepted(world.now, TCP, peer).is_ok());
+    }
+    let same = "[fd00::ffff:1]:1".parse().expect("an address");
+    let refused = world.engine.handle_accepted(world.now, TCP, same);
+    assert_eq!(refused, Err(AcceptRefused::TooManyFromClient));
+    let other = "[fd00:0:0:1::1]:1".parse().expect("an address");
+    assert!(world.engine.handle_accepted(world.now, TCP, other).is_ok());
+}
+
+#[test]
+fn octets_that_are_no_query_end_a_stream() {
+    let mut world = World::new(udp(&["one"]));
+    for garbage in [&[0, 0][..], &[0, 3, 1, 2, 3]] {
+        let conn = world.connect_client();
+        world.stream_says(conn, garbage);
+        assert_eq!(world.closed.last(), Some(&conn), "{garbage:?}");
+    }
 }

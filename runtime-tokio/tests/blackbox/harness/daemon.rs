@@ -2,9 +2,10 @@
 //! folder of its own, waited for until it is ready, killed by its id when the test is over.
 
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,6 +23,18 @@ pub(crate) struct Settings {
     upstream_count: usize,
     sections: String,
     files: Vec<(&'static str, String)>,
+    stderr: Stderr,
+}
+
+/// Where the daemon's standard error goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stderr {
+    /// To the test.
+    Heard,
+    /// Into a pipe that nobody reads.
+    Unread,
+    /// To a disk that is full.
+    Full,
 }
 
 impl Settings {
@@ -34,6 +47,7 @@ impl Settings {
             upstream_count: 0,
             sections: String::new(),
             files: Vec::new(),
+            stderr: Stderr::Heard,
         }
     }
 
@@ -96,6 +110,12 @@ impl Settings {
         )
     }
 
+    /// Where standard error goes.
+    pub(crate) fn stderr(mut self, stderr: Stderr) -> Self {
+        self.stderr = stderr;
+        self
+    }
+
     /// Starts the daemon and waits until it is ready. A port that was taken between its choice and
     /// the daemon's start leads to another try.
     pub(crate) fn start(&self) -> Daemon {
@@ -126,6 +146,7 @@ impl Settings {
             folder,
             text,
             Command::new(env!("CARGO_BIN_EXE_balancedns")).arg("-config").arg(path),
+            self.stderr,
         )
     }
 }
@@ -135,6 +156,7 @@ pub(crate) struct Running {
     child: Child,
     stdout: Said,
     stderr: Said,
+    _unread: Option<ChildStderr>,
     config: String,
     _folder: TempDir,
 }
@@ -148,17 +170,27 @@ pub(crate) struct Ended {
 }
 
 impl Running {
-    pub(crate) fn new(folder: TempDir, config: String, command: &mut Command) -> Self {
+    fn new(folder: TempDir, config: String, command: &mut Command, to: Stderr) -> Self {
+        let stderr = match to {
+            Stderr::Heard | Stderr::Unread => Stdio::piped(),
+            Stderr::Full => {
+                File::options().write(true).open("/dev/full").expect("Linux has it").into()
+            }
+        };
         let mut child = command
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the daemon's binary runs");
         let stdout = Said::listen_to(child.stdout.take().expect("stdout is piped"));
-        let stderr = Said::listen_to(child.stderr.take().expect("stderr is piped"));
-        Self { child, stdout, stderr, config, _folder: folder }
+        let mut unread = child.stderr.take();
+        let stderr = match unread.take_if(|_| to == Stderr::Heard) {
+            Some(stderr) => Said::listen_to(stderr),
+            None => Said::listen_to(io::empty()),
+        };
+        Self { child, stdout, stderr, _unread: unread, config, _folder: folder }
     }
 
     /// The binary with these arguments and variables, and no configuration of a test.
@@ -166,7 +198,7 @@ impl Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_balancedns"));
         command.args(arguments).envs(variables.iter().copied());
-        Self::new(folder, String::new(), &mut command)
+        Self::new(folder, String::new(), &mut command, Stderr::Heard)
     }
 
     /// What it wrote to both streams so far.
@@ -282,6 +314,11 @@ impl Daemon {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.and_then(|number| number.parse().ok()).expect("VmRSS is a number")
+    }
+
+    /// What it wrote so far.
+    pub(crate) fn said(&self) -> String {
+        self.running.as_ref().expect("it runs until its end is waited for").said()
     }
 
     pub(crate) fn signal(&self, name: &str) {
