@@ -1,5 +1,4 @@
 //! Configurations that load: the shipped ones, defaults, and what is accepted for later.
-#![allow(missing_docs, reason = "tests")]
 
 mod support;
 

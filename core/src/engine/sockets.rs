@@ -96,35 +96,47 @@ impl Engine {
         for (meta, message) in received.iter() {
             if !self.sockets.contains(handle) {
                 self.metrics.counters.count(Counter::DeadHandles);
-            } else if meta.truncated {
-                if let Err(what) = self.cut_datagram(now, handle, message, out) {
-                    self.mismatch(now, handle, what, out);
-                }
-            } else if let Err(what) = self.upstream_datagram(now, handle, message, out) {
+                continue;
+            }
+            let taken = match self.owner_of(handle, message) {
+                Ok(None) => Ok(()),
+                Ok(Some(fetch)) if meta.truncated => self.cut_datagram(now, fetch, message, out),
+                Ok(Some(fetch)) => self.upstream_datagram(now, fetch, message, out),
+                Err(what) => Err(what),
+            };
+            if let Err(what) = taken {
                 self.mismatch(now, handle, what, out);
             }
         }
     }
 
-    /// Takes a datagram if id and question match a query in flight on this socket. The socket is
-    /// connected, so the kernel has compared addresses and ports.
+    /// The question in flight that a datagram's id stands for; none if it comes too late.
+    fn owner_of(
+        &self,
+        handle: SocketHandle,
+        message: &[u8],
+    ) -> Result<Option<FetchHandle>, Counter> {
+        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
+        let socket = self.sockets.get(handle).expect("checked by the caller");
+        match socket.ids.owner(id) {
+            Owner::Live(fetch) => Ok(Some(fetch)),
+            Owner::GaveUp => {
+                self.metrics.counters.count(Counter::ReplyLate);
+                Ok(None)
+            }
+            Owner::Unknown => Err(Counter::ReplyUnknownId),
+        }
+    }
+
+    /// Takes a datagram if its question matches too. The socket is connected, so the kernel has
+    /// compared addresses and ports.
     fn upstream_datagram(
         &mut self,
         now: Instant,
-        handle: SocketHandle,
+        fetch: FetchHandle,
         message: &[u8],
         out: &mut Out<'_>,
     ) -> Result<(), Counter> {
-        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
-        let socket = self.sockets.get(handle).expect("checked by the caller");
-        let fetch = match socket.ids.owner(id) {
-            Owner::Live(fetch) => fetch,
-            Owner::GaveUp => {
-                self.metrics.counters.count(Counter::ReplyLate);
-                return Ok(());
-            }
-            Owner::Unknown => return Err(Counter::ReplyUnknownId),
-        };
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
         self.reply(now, fetch, &view, Carrier::Datagram, out);
@@ -136,18 +148,16 @@ impl Engine {
     fn cut_datagram(
         &mut self,
         now: Instant,
-        handle: SocketHandle,
+        fetch: FetchHandle,
         message: &[u8],
         out: &mut Out<'_>,
     ) -> Result<(), Counter> {
-        let id = ResponseView::peek_id(message).ok_or(Counter::ReplyGarbage)?;
-        let socket = self.sockets.get(handle).expect("checked by the caller");
-        let Owner::Live(fetch) = socket.ids.owner(id) else {
-            return Err(Counter::ReplyUnknownId);
-        };
         let sent = &self.fetches.get(fetch).expect("an id in flight has a fetch").question;
         let question = message.get(HEADER_OCTETS..HEADER_OCTETS + sent.len());
-        if !question.is_some_and(|question| question.eq_ignore_ascii_case(sent)) {
+        let (name, rest) = sent.split_at(sent.len() - 4);
+        if !question.is_some_and(|question| {
+            question[..name.len()].eq_ignore_ascii_case(name) && question.ends_with(rest)
+        }) {
             return Err(Counter::ReplyWrongQuestion);
         }
         self.metrics.counters.count(Counter::UpstreamTruncated);
