@@ -40,6 +40,10 @@ const WRONG: &[(&str, &str)] = &[
         "listen.dns[2]: \"[::]:53\" is listed twice; expected different addresses",
     ),
     (
+        "listen = { dns = { ':53', '127.0.0.1:53' } }",
+        "listen.dns[2]: \"127.0.0.1:53\" overlaps with 0.0.0.0:53; expected different addresses",
+    ),
+    (
         "listen = { metrics = true }",
         "listen.metrics: true is wrong; expected host:port with an ip address, or :port",
     ),
