@@ -1,8 +1,8 @@
-//! Every bound of the system, each with its unit and its reason.
+//! Every bound of what runs, each with its unit and its reason.
 //!
 //! What happens at a bound is always the same: the newest is shed, it is counted, and it gets an
 //! answer where an answer is cheap. Bounds that an operator sets are in the configuration; their
-//! defaults refer to this table.
+//! defaults refer to this table. What a configuration itself may hold is bounded where it is read.
 
 use crate::time::Duration;
 
@@ -76,12 +76,20 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(10);
 pub const RECONNECT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait between connects.
 pub const RECONNECT_BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Ids on one connection to an upstream whose queries were given up, at which it takes no new
+/// queries and is closed after its last: late replies may still come for each of them.
+pub const GIVEN_UP_IDS_PER_CONN: usize = 1_024;
+/// Ids in use on one socket or connection: half of all, so that a random draw soon finds a free one.
+pub const IDS: usize = 1 << 15;
 /// Octets not yet sent on one connection to an upstream.
 pub const UPSTREAM_UNSENT_OCTETS: usize = 262_144;
 
 /// Stream connections of all workers of a process together have a configured bound; this is the
 /// size of one worker's table for them, both directions.
 pub const CONNS: usize = 65_536;
+/// One in so many of the configured connections may be held by clients outside the ACL, all
+/// together: they are told REFUSED, and keep nobody out.
+pub const STRANGERS_SHARE: usize = 16;
 /// Queries in flight on one client's connection before we stop reading from it.
 pub const CLIENT_PIPELINE: usize = 256;
 /// Octets of unsent answers on one client's connection before we stop reading from it.
@@ -89,6 +97,11 @@ pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
 /// Octets of unsent answers of all clients' connections, per worker. Queries that were taken before
 /// reading stopped may all get large answers; beyond this a connection above its own bound is closed.
 pub const UNSENT_OCTETS: usize = 67_108_864;
+
+/// Connections to metrics and health at once; more wait in the backlog.
+pub const ADMIN_CONNS: usize = 64;
+/// Log lines that wait to be written; more are lost.
+pub const LOG_LINES: usize = 16_384;
 
 /// Entries at which the cache is split into shards, and how many shards there are then.
 pub const SHARDED_FROM_ENTRIES: usize = 1_024;

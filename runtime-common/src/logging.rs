@@ -7,11 +7,9 @@ use std::io::{self, Write};
 
 use balancedns_core::config::Level;
 use balancedns_core::engine::Event;
+use balancedns_core::limits::LOG_LINES;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
-
-/// Lines that may wait to be written; more are lost.
-const LINES: usize = 16_384;
 
 /// Keeps logging going. When it is dropped, what waits is written, within a second.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub fn start(level: Level) -> Logging {
     };
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(LINES)
+        .buffered_lines_limit(LOG_LINES)
         .thread_name("log")
         .finish(io::stderr());
     let lines = tracing_subscriber::fmt()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balancedns_core::admin::{View, respond};
+use balancedns_core::limits::ADMIN_CONNS;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -19,8 +20,6 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-/// Connections at once. More wait in the backlog.
-const CONNECTIONS: usize = 64;
 /// From accepting a connection to the end of its only answer, slow senders and readers included.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wait after an accept that failed: most often the process is out of descriptors.
@@ -31,7 +30,7 @@ pub(crate) type MakeView = Rc<dyn Fn() -> View>;
 
 /// Serves connections for ever.
 pub(crate) async fn serve(listener: TcpListener, view: MakeView) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(ADMIN_CONNS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
         let place = place.expect("the semaphore is never closed");

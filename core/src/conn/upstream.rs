@@ -7,13 +7,10 @@ use bytes::BytesMut;
 
 use super::framing::Reassembly;
 use crate::handle::FetchHandle;
-use crate::limits::{PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS};
+use crate::limits::{GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS};
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::IdTable;
-
-/// Given-up ids at which a connection takes no new queries.
-const GIVEN_UP_IDS_MAX: usize = 1_024;
 
 /// A stream connection to an upstream.
 #[derive(Debug)]
@@ -70,11 +67,15 @@ impl UpstreamConn {
         }
     }
 
+    /// Whether so many of its ids wait for late replies that it has to be replaced.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.ids.used() - self.ids.live() >= GIVEN_UP_IDS_PER_CONN
+    }
+
     /// Whether another query may be written to it.
     pub(crate) fn takes_queries(&self) -> bool {
         !self.retired
             && self.ids.live() < PIPELINE_PER_CONN
-            && self.ids.used() - self.ids.live() < GIVEN_UP_IDS_MAX
             && self.out.len() + self.handed < UPSTREAM_UNSENT_OCTETS
     }
 }

@@ -233,12 +233,7 @@ impl Engine {
         self.report_upstream_failure(now, upstream, io);
     }
 
-    pub(super) fn report_upstream_failure(
-        &mut self,
-        now: Instant,
-        upstream: usize,
-        failure: IoFailure,
-    ) {
+    fn report_upstream_failure(&mut self, now: Instant, upstream: usize, failure: IoFailure) {
         let state = &mut self.upstreams[upstream];
         if let Some(failures) = state.trouble.failed(now) {
             let upstream = state.settings.name.clone();

@@ -7,6 +7,7 @@ use super::AcceptRefused;
 use crate::cache::Cache;
 use crate::config::{ListenSettings, Snapshot};
 use crate::hash::{KeyedState, Map};
+use crate::limits::STRANGERS_SHARE;
 use crate::metrics::WorkerMetrics;
 use crate::rng::Stream;
 
@@ -36,9 +37,6 @@ pub(crate) struct Counted {
     network: IpAddr,
     may_ask: bool,
 }
-
-/// One in so many connections may be held by clients outside the ACL.
-const STRANGERS_SHARE: usize = 16;
 
 /// Who counts as one client: an IPv4 address, or the IPv6 network of one subscriber, who has all
 /// addresses in it (RFC 6177 section 2).

@@ -207,7 +207,10 @@ impl Engine {
                     self.upstreams[upstream].backoff.failed(self.now);
                 }
                 // Not an octet since the query was sent: nobody may be there any more.
-                Stage::Open => conn.retired |= conn.heard_at.is_none_or(|at| at < started),
+                Stage::Open => {
+                    let silent = conn.heard_at.is_none_or(|at| at < started);
+                    conn.retired |= silent || conn.is_worn();
+                }
             }
         } else {
             conn.ids.release(id);

@@ -3,6 +3,7 @@
 //!
 //! Few ids live on one socket at a time, so a scan over a short array beats a hash table.
 
+use crate::limits::IDS;
 use crate::rng::Stream;
 
 /// Ids in use, each with its owner; an id whose owner gave up stays used.
@@ -31,12 +32,9 @@ impl<T> Default for IdTable<T> {
 }
 
 impl<T: Copy> IdTable<T> {
-    /// Ids that the table holds at most: half of all, so that a random draw soon finds a free one.
-    const LIMIT: usize = 1 << 15;
-
     /// A new random id for `owner`; `None` when too many are in use.
     pub(crate) fn allocate(&mut self, owner: T, random: &mut Stream) -> Option<u16> {
-        if self.ids.len() >= Self::LIMIT {
+        if self.ids.len() >= IDS {
             return None;
         }
         let mut id = random.id();
@@ -117,7 +115,7 @@ mod tests {
     fn a_full_table_says_so_instead_of_searching_for_ever() {
         let mut table = IdTable::default();
         let mut random = Stream::new([0; 32], 1);
-        for _ in 0..IdTable::<()>::LIMIT {
+        for _ in 0..IDS {
             table.allocate((), &mut random).expect("room");
         }
         assert_eq!(table.allocate((), &mut random), None);

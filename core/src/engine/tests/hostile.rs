@@ -407,3 +407,30 @@ fn octets_that_are_no_query_end_a_stream() {
         assert_eq!(world.closed.last(), Some(&conn), "{garbage:?}");
     }
 }
+
+#[test]
+fn a_connection_with_many_unanswered_queries_is_replaced_in_time() {
+    let mut world = World::new(tcp());
+    let mut conns = Vec::new();
+    let mut told = 0;
+    for n in 0..20_000u32 {
+        world.ask(&query(1, &format!("n{n}.example")));
+        if !world.connects.is_empty() {
+            conns.push(world.establish());
+        }
+        for conn in conns.clone() {
+            for (at, sent) in world.messages(conn).into_iter().enumerate() {
+                // One in four is never answered.
+                if !(n as usize + at).is_multiple_of(4) && !world.closed.contains(&conn) {
+                    world.stream_says(conn, &framed(&reply(&sent, 300)));
+                }
+            }
+        }
+        world.pass(Duration::from_millis(2));
+        told += world.replies.drain(..).filter(|answer| rcode(answer) == 2).count();
+    }
+    // The unanswered quarter fails for want of an answer, and nobody else for want of a connection.
+    assert_eq!(world.count(Counter::UpstreamFull), 0);
+    assert!(told <= 5_000, "{told}");
+    assert!(conns.len() > 4, "{} connections were used in all", conns.len());
+}

@@ -1,7 +1,5 @@
 //! A host for configurations under test: variables, files and name servers from memory.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
-
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

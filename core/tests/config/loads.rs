@@ -1,16 +1,14 @@
 //! Configurations that load: the shipped ones, defaults, and what is accepted for later.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support::{FakeHost, warnings, with, with_upstream};
 use balancedns_core::config::{
     self, ControlSettings, Level, Source, Stage, TtlBounds, UpstreamProtocol, load,
 };
 use balancedns_core::engine::Transport;
 use balancedns_core::time::Duration;
 use balancedns_core::wire::{Name, Rcode};
-use support::{FakeHost, warnings, with, with_upstream};
 
 /// The folder of the shipped configurations.
 fn configs() -> std::path::PathBuf {

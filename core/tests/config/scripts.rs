@@ -1,8 +1,6 @@
 //! Configuration scripts that fail, reach for the world, or try to harm: each ends with an error.
 
-mod support;
-
-use support::{FakeHost, with};
+use crate::support::{FakeHost, with};
 
 /// Scripts that fail, and the start of what is said.
 const FAILING: &[(&str, &str)] = &[

@@ -1,0 +1,162 @@
+//! Keys whose capability is not in this build: refused when they would switch it on, checked anyway.
+
+use crate::support::{FakeHost, with, with_upstream};
+
+/// Values that would switch on what this build does not have: key path, value shown, what is
+/// expected instead.
+const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
+    ("listen = { dot = ':853' }", "listen.dot", "\":853\"", "false or no such key"),
+    ("listen = { doh = { ':443' } }", "listen.doh", "a list of 1", "false or no such key"),
+    ("listen = { doh_plain = ':80' }", "listen.doh_plain", "\":80\"", "false or no such key"),
+    (
+        "listen = { proxy_protocol_from = { '10.0.0.0/8' } }",
+        "listen.proxy_protocol_from",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    (
+        "listen = { trusted_proxies = { '::1' } }",
+        "listen.trusted_proxies",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("logging = { format = 'json' }", "logging.format", "\"json\"", "\"text\""),
+    ("routing = { policy = 'fastest' }", "routing.policy", "\"fastest\"", "\"ordered\""),
+    (
+        "routing = { bootstrap = { '1.1.1.1:53' } }",
+        "routing.bootstrap",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("routing = { zone_fallback = false }", "routing.zone_fallback", "false", "true"),
+    (
+        "routing = { hedge = { quantile = 0.95, budget = 0.05 } }",
+        "routing.hedge",
+        "a table with budget, quantile",
+        "{} or no such key",
+    ),
+    ("routing = { special_names = true }", "routing.special_names", "true", "false or no such key"),
+    (
+        "cache = { stale = { enabled = true } }",
+        "cache.stale.enabled",
+        "true",
+        "false or no such key",
+    ),
+    (
+        "cache = { prefetch = { enabled = true } }",
+        "cache.prefetch.enabled",
+        "true",
+        "false or no such key",
+    ),
+    ("cache = { snapshot_file = 's' }", "cache.snapshot_file", "\"s\"", "false or no such key"),
+    ("hosts = { fallthrough = true }", "hosts.fallthrough", "true", "false or no such key"),
+    (
+        "local_records = { 'a.example. A 192.0.2.1' }",
+        "local_records",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    ("blacklist = { files = { 'f' } }", "blacklist.files", "a list of 1", "{} or no such key"),
+    ("blacklist = { urls = { 'u' } }", "blacklist.urls", "a list of 1", "{} or no such key"),
+    ("blacklist = { allow = { 'a' } }", "blacklist.allow", "a list of 1", "{} or no such key"),
+    ("blacklist = { mode = 'nxdomain' }", "blacklist.mode", "\"nxdomain\"", "\"refused\""),
+    ("plugins = { enabled = true }", "plugins.enabled", "true", "false"),
+    ("pools = { { name = 'p' } }", "pools", "a list of 1", "{} or no such key"),
+    (
+        "groups = { { name = 'g', clients = { '::1' }, blacklist = {} } }",
+        "groups",
+        "a list of 1",
+        "{} or no such key",
+    ),
+    (
+        "rate_limit = { queries_per_second = 10 }",
+        "rate_limit",
+        "a table with queries_per_second",
+        "{} or no such key",
+    ),
+    ("rebinding = { enabled = true }", "rebinding.enabled", "true", "false or no such key"),
+    ("control = { socket = '/run/s' }", "control.socket", "\"/run/s\"", "false or no such key"),
+    (
+        "query_log = { target = 'stdout', format = 'json', sample = 0.5, mask_clients = true }",
+        "query_log",
+        "a table with format, mask_clients, sample, ...",
+        "{} or no such key",
+    ),
+    (
+        "tests = { { q = 'a.example', type = 'A', expect = { rcode = 'NOERROR' } } }",
+        "tests",
+        "a list of 1",
+        "{} or no such key",
+    ),
+];
+
+/// The same for keys of an upstream.
+const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
+    ("protocol = 'dot'", "protocol", "\"dot\"", "\"udp\" or \"tcp\""),
+    (
+        "protocol = 'doh', doh_url = 'https://d.example/q'",
+        "protocol",
+        "\"doh\"",
+        "\"udp\" or \"tcp\"",
+    ),
+    ("confined = true", "confined", "true", "false or no such key"),
+    ("tier = 2", "tier", "2", "1"),
+    ("weight = 5", "weight", "5", "1"),
+    ("tls_ca_file = 'ca'", "tls_ca_file", "\"ca\"", "false or no such key"),
+    ("tls_pin_sha256 = { 'x' }", "tls_pin_sha256", "a list of 1", "{} or no such key"),
+    ("source_addr = '192.0.2.9'", "source_addr", "\"192.0.2.9\"", "false or no such key"),
+    ("randomize_case = true", "randomize_case", "true", "false or no such key"),
+    ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
+    ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
+    ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
+];
+
+#[test]
+fn what_this_build_does_not_have_is_refused() {
+    for (keys, path, shown, off) in UNAVAILABLE {
+        let errors = FakeHost::new().errors(&with(keys));
+        let expected = format!(
+            "etc/test.lua:2: {path}: {shown} is not available in this build; expected {off}"
+        );
+        assert_eq!(errors, [expected], "{keys}");
+    }
+    for (keys, path, shown, off) in UNAVAILABLE_UPSTREAM {
+        let errors = FakeHost::new().errors(&with_upstream(keys));
+        let expected = format!(
+            "etc/test.lua:2: upstreams[1].{path}: {shown} is not available in this build; expected \
+             {off}"
+        );
+        assert_eq!(errors, [expected], "{keys}");
+    }
+}
+
+#[test]
+fn values_of_later_capabilities_are_checked() {
+    for (keys, expected) in [
+        (
+            "listen = { dot = 853 }",
+            "listen.dot: 853 is wrong; expected host:port with an ip address, or :port",
+        ),
+        (
+            "listen = { trusted_proxies = { 'x' } }",
+            "listen.trusted_proxies[1]: \"x\" is not a network; expected a network or an ip address",
+        ),
+        (
+            "routing = { bootstrap = { '1.1.1.1' } }",
+            "routing.bootstrap[1]: \"1.1.1.1\" is wrong; expected ip:port",
+        ),
+        ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
+        (
+            "hosts = { fallthrough = 'yes' }",
+            "hosts.fallthrough: \"yes\" is wrong; expected true or false",
+        ),
+        (
+            "blacklist = { addresses = { 'zero' } }",
+            "blacklist.addresses[1]: \"zero\" is wrong; expected an ip address",
+        ),
+        ("tests = 'all'", "tests: \"all\" is wrong; expected a list of tables"),
+    ] {
+        let errors = FakeHost::new().errors(&with(keys));
+        assert_eq!(errors, [format!("etc/test.lua:2: {expected}")], "{keys}");
+    }
+}

@@ -1,0 +1,7 @@
+//! Configurations: those that load, those that must not, and scripts that fail or mean harm.
+
+mod errors;
+mod later;
+mod loads;
+mod scripts;
+mod support;
