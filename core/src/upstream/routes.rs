@@ -48,6 +48,13 @@ impl Routes {
         suffixes(lower_name).find_map(|suffix| self.candidates.get(suffix)).map_or(&[], |list| list)
     }
 
+    /// Whether a zone other than the root matches a lower-cased wire name.
+    #[must_use]
+    pub fn is_routed(&self, lower_name: &[u8]) -> bool {
+        let mut below_root = suffixes(lower_name).filter(|suffix| suffix.len() > 1);
+        below_root.any(|suffix| self.candidates.contains_key(suffix))
+    }
+
     /// Every distinct zone with its candidates.
     pub fn zones(&self) -> impl Iterator<Item = (&Name, &[usize])> {
         self.zones.iter().map(|zone| (zone, self.candidates(zone.as_wire())))
@@ -103,6 +110,16 @@ mod tests {
         assert!(candidates(&routes, "guru").is_empty());
         assert!(candidates(&routes, "a.guru").is_empty());
         assert!(candidates(&routes, ".").is_empty());
+    }
+
+    #[test]
+    fn the_root_routes_nothing_in_particular() {
+        let routes = routes(&[&[], &["."], &["corp.test"]]);
+        let is_routed = |name: &str| routes.is_routed(Name::parse(name).unwrap().as_wire());
+        assert!(is_routed("corp.test") && is_routed("a.b.corp.test"));
+        for other in ["test", "a.test", "xcorp.test", "corp.test.example", "."] {
+            assert!(!is_routed(other), "{other}");
+        }
     }
 
     #[test]

@@ -66,12 +66,23 @@ pub enum LocalData<'a> {
 /// them. Its owner is the question's name.
 #[must_use]
 pub const fn local_soa(ttl: u32) -> LocalRecord<'static> {
+    soa(Owner::Question, b"\x09localhost\0", ttl)
+}
+
+/// The SOA record of a zone that is served here: its primary server is the apex itself, as RFC 6303
+/// section 3 has it, so that nobody sends updates elsewhere.
+#[must_use]
+pub const fn local_zone_soa(apex: &[u8], ttl: u32) -> LocalRecord<'_> {
+    soa(Owner::Name(apex), apex, ttl)
+}
+
+const fn soa<'a>(owner: Owner<'a>, mname: &'a [u8], ttl: u32) -> LocalRecord<'a> {
     LocalRecord {
-        owner: Owner::Question,
+        owner,
         record_type: RecordType::SOA,
         ttl,
         data: LocalData::Soa {
-            mname: b"\x09localhost\0",
+            mname,
             rname: b"\x06nobody\x07invalid\0",
             serial: 1,
             refresh: 3_600,

@@ -24,13 +24,14 @@ mod upstream_query;
 pub use codes::{ExtendedError, Rcode, RecordClass, RecordType};
 pub use edns::ClientEdns;
 pub use header::Flags;
-pub use local::{LocalData, LocalRecord, Owner, local_soa, write_local};
+pub use local::{LocalData, LocalRecord, Owner, local_soa, local_zone_soa, write_local};
 pub use name::{DisplayName, Name, NameError, suffixes};
 pub use query::{Asker, QueryView, Rejected};
 pub use reply::{ReplySettings, write_answer, write_rcode};
 pub use response::{MalformedResponse, ResponseKind, ResponseView};
 pub use upstream_query::{UPSTREAM_OPT_OCTETS, UpstreamEdns, write_query};
 
+pub(crate) use name::labels;
 pub(crate) use octets::Reader;
 pub(crate) use record::{Record, read_record};
 
