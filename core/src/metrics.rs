@@ -62,6 +62,8 @@ counters! {
     AclRefused "balancedns_acl_refused_total" None, "Queries from addresses outside the ACL.";
     Blocked "balancedns_blocked_total" None, "Queries answered by the blacklist.";
     HostsAnswers "balancedns_hosts_answers_total" None, "Queries answered from the hosts file.";
+    SpecialAnswers "balancedns_special_answers_total" None, "Queries for special names that were kept home.";
+    AnyAnswers "balancedns_any_answers_total" None, "ANY queries given a minimal answer.";
     Coalesced "balancedns_coalesced_total" None, "Queries that joined a fetch in flight.";
     UpstreamSends "balancedns_upstream_sends_total" None, "Queries sent upstream, retransmissions included.";
     UpstreamRetransmits "balancedns_upstream_retransmits_total" None, "UDP queries sent again after silence.";

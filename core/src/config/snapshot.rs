@@ -170,6 +170,8 @@ pub struct RoutingSettings {
     pub attempts_max: u32,
     /// Rcodes that make the next candidate be asked.
     pub failover_on: Vec<Rcode>,
+    /// Whether special names that no zone routes are answered instead of forwarded (RFC 6761).
+    pub special_names: bool,
 }
 
 /// The cache.

@@ -257,6 +257,8 @@ impl Engine {
             | Reason::CachedFailure
             | Reason::Blocked
             | Reason::Hosts
+            | Reason::SpecialName
+            | Reason::MinimalAny
             | Reason::NotAllowed
             | Reason::Malformed
             | Reason::NotSupported

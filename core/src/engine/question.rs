@@ -11,7 +11,7 @@ use crate::config::{Snapshot, Stage};
 use crate::engine::Shared;
 use crate::limits::MESSAGE_OCTETS;
 use crate::metrics::{Counter, Counters};
-use crate::policy::{Hosts, HostsAnswer, Reason};
+use crate::policy::{Hosts, HostsAnswer, Reason, special};
 use crate::time::Instant;
 use crate::wire::{
     Asker, Flags, LocalData, LocalRecord, Owner, QueryView, Rcode, RecordClass, RecordType,
@@ -102,7 +102,7 @@ impl Desk<'_> {
         if !allowed {
             return self.not_allowed(asker, reply);
         }
-        if !is_forwardable(query.record_type(), query.record_class()) {
+        if !is_served(query.record_type(), query.record_class()) {
             return self.rcode(asker, Rcode::REFUSED, Reason::NotSupported, reply);
         }
         self.run_chain(now, &query, asker, reply)
@@ -129,16 +129,20 @@ impl Desk<'_> {
         for stage in &self.snapshot.chain {
             let answered = match stage {
                 Stage::Blacklist => self.blacklist(&key, asker, reply),
-                Stage::Hosts => self.hosts(&key, query, asker, reply),
+                Stage::Hosts => self.hosts(&key, query.record_type(), asker, reply),
                 Stage::Cache => self.cached(now, &key, asker, reply),
                 Stage::Policy => None, // no plugin can be configured yet
-                Stage::Upstream if !query.flags().contains(Flags::RD) => {
-                    let reason = Reason::RecursionNotDesired;
-                    return self.rcode(asker, Rcode::REFUSED, reason, reply);
-                }
-                Stage::Upstream => {
-                    return Verdict::Forward(Forward { key, asker, dnssec_ok, checking_disabled });
-                }
+                Stage::Upstream => match self.kept_home(&key, query.record_type(), asker, reply) {
+                    Some(answered) => Some(answered),
+                    None if query.flags().contains(Flags::RD) => {
+                        let forward = Forward { key, asker, dnssec_ok, checking_disabled };
+                        return Verdict::Forward(forward);
+                    }
+                    None => {
+                        let reason = Reason::RecursionNotDesired;
+                        return self.rcode(asker, Rcode::REFUSED, reason, reply);
+                    }
+                },
             };
             if let Some((len, rcode, reason)) = answered {
                 return self.written(len, asker, rcode, reason, reply);
@@ -161,15 +165,12 @@ impl Desk<'_> {
     fn hosts(
         &self,
         key: &Key,
-        query: &QueryView<'_>,
+        record_type: RecordType,
         asker: Asker<'_>,
         reply: &mut [u8],
     ) -> Option<Answered> {
         let hosts = self.snapshot.hosts.as_ref()?;
-        if query.record_class() != RecordClass::IN {
-            return None;
-        }
-        let records = hosts_records(hosts, key.name(), query.record_type())?;
+        let records = hosts_records(hosts, key.name(), record_type)?;
         self.counters.count(Counter::HostsAnswers);
         let soa = local_soa(hosts.ttl());
         let authority = if records.is_empty() { &[soa][..] } else { &[] };
@@ -199,6 +200,50 @@ impl Desk<'_> {
         let hit = found.is_some();
         self.counters.count(if hit { Counter::CacheHits } else { Counter::CacheMisses });
         found
+    }
+
+    /// What is never forwarded: special names that no zone routes, and ANY.
+    fn kept_home(
+        &self,
+        key: &Key,
+        record_type: RecordType,
+        asker: Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        self.special_name(key, record_type, asker, reply)
+            .or_else(|| (record_type == RecordType::ANY).then(|| self.minimal_any(asker, reply)))
+    }
+
+    fn special_name(
+        &self,
+        key: &Key,
+        record_type: RecordType,
+        asker: Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        if !self.snapshot.routing.special_names {
+            return None;
+        }
+        let name = special(key.name())?;
+        if name.is_parents(record_type) || self.snapshot.routes.is_routed(key.name()) {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        let rcode = name.rcode();
+        let records = name.records(record_type);
+        let soa = name.soa();
+        let authority = if records.is_empty() { &[soa][..] } else { &[] };
+        let len = write_local(reply, &asker, self.settings(), rcode, &records, authority, None);
+        Some((len, rcode, Reason::SpecialName))
+    }
+
+    /// Answers ANY with one record made up for it (RFC 8482 section 4.2): what a cache or an
+    /// upstream happens to have is not what clients hope for, and large answers serve attackers.
+    fn minimal_any(&self, asker: Asker<'_>, reply: &mut [u8]) -> Answered {
+        self.counters.count(Counter::AnyAnswers);
+        let len =
+            write_local(reply, &asker, self.settings(), Rcode::NOERROR, &[MINIMAL_ANY], &[], None);
+        (len, Rcode::NOERROR, Reason::MinimalAny)
     }
 
     fn not_allowed<'m>(&self, asker: Asker<'m>, reply: &mut [u8]) -> Verdict<'m> {
@@ -263,14 +308,26 @@ pub(super) fn count_reply(counters: &Counters, rcode: Rcode, reply: &[u8]) {
     }
 }
 
-/// Whether one question and one answer can carry it: no transfers, no transaction types, no
-/// question for "any class" (RFC 1035 section 3.2.3, RFC 6895 section 3.1).
-fn is_forwardable(record_type: RecordType, class: RecordClass) -> bool {
-    const QCLASS_NONE: u16 = 254;
+/// The answer to ANY: a CPU named after the RFC, no operating system. Not signed: we know of no zone
+/// that is (RFC 8482 section 4.2 asks for it where one is known to be).
+const MINIMAL_ANY: LocalRecord<'static> = LocalRecord {
+    owner: Owner::Question,
+    record_type: RecordType::HINFO,
+    // Long enough to spare us those who ask again and again, as the RFC wants; an hour later at the
+    // latest a client notices that our mind has changed.
+    ttl: 3_600,
+    data: LocalData::Raw(b"\x07RFC8482\0"),
+};
+
+/// Whether the question is one for a forwarder: class IN, and a type that one question and one answer
+/// can carry, so no transfers and no transaction types (RFC 6895 section 3.1). Other classes have no
+/// tree of names that an upstream could walk; what people ask in Chaosnet is about the server itself
+/// (RFC 4892), which does not introduce itself to strangers and does not ask others to.
+fn is_served(record_type: RecordType, class: RecordClass) -> bool {
     const META_TYPES: std::ops::RangeInclusive<u16> = 249..=254; // TKEY TSIG IXFR AXFR MAILB MAILA
     let meta =
         META_TYPES.contains(&record_type.0) || record_type == RecordType::OPT || record_type.0 == 0;
-    !meta && class.0 != 0 && class.0 < QCLASS_NONE
+    !meta && class == RecordClass::IN
 }
 
 /// The records that the hosts file has, or `None` if it does not know the name.

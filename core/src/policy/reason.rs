@@ -15,6 +15,10 @@ pub enum Reason {
     Blocked,
     /// The hosts file has it.
     Hosts,
+    /// The name is special and stays at home (RFC 6761).
+    SpecialName,
+    /// ANY gets a minimal answer (RFC 8482).
+    MinimalAny,
     /// The client is not in the ACL.
     NotAllowed,
     /// The message could not be understood.
@@ -49,6 +53,8 @@ impl Reason {
             Self::CachedFailure => "cached_failure",
             Self::Blocked => "blocked",
             Self::Hosts => "hosts",
+            Self::SpecialName => "special_name",
+            Self::MinimalAny => "minimal_any",
             Self::NotAllowed => "not_allowed",
             Self::Malformed => "malformed",
             Self::NotSupported => "not_supported",
@@ -67,9 +73,13 @@ impl Reason {
     #[must_use]
     pub const fn extended_error(self) -> Option<ExtendedError> {
         match self {
-            Self::Forwarded | Self::Cached | Self::Hosts | Self::Malformed | Self::BadVersion => {
-                None
-            }
+            Self::Forwarded
+            | Self::Cached
+            | Self::Hosts
+            | Self::SpecialName
+            | Self::MinimalAny
+            | Self::Malformed
+            | Self::BadVersion => None,
             Self::CachedFailure => Some(ExtendedError::CACHED_ERROR),
             Self::Blocked => Some(ExtendedError::BLOCKED),
             Self::NotAllowed => Some(ExtendedError::PROHIBITED),

@@ -35,7 +35,6 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "a table with budget, quantile",
         "{} or no such key",
     ),
-    ("routing = { special_names = true }", "routing.special_names", "true", "false or no such key"),
     (
         "cache = { stale = { enabled = true } }",
         "cache.stale.enabled",

@@ -130,6 +130,7 @@ fn defaults_are_those_of_the_contract() {
 
     assert_eq!((snapshot.routing.deadline, snapshot.routing.attempts_max), (millis(4_500), 8));
     assert_eq!(snapshot.routing.failover_on, [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP]);
+    assert!(snapshot.routing.special_names);
     let cache = &snapshot.cache;
     assert_eq!((cache.enabled, cache.capacity, cache.max_bytes), (true, 10_000, 64 << 20));
     let ttl = TtlBounds {
@@ -171,7 +172,7 @@ const ACCEPTED: &[&str] = &[
     r#"routing = { chain = { "lua", "upstream" } }"#,
     r#"routing = { policy = "ordered", failover_on = { "servfail" }, deadline_ms = 60000 }"#,
     r#"routing = { failover_on = {}, attempts_max = 1, bootstrap = {}, zone_fallback = true }"#,
-    r#"routing = { hedge = false, rewrite_hops = 4, special_names = false }"#,
+    r#"routing = { hedge = false, rewrite_hops = 4, special_names = true }"#,
     r#"cache = { enabled = false, capacity = 1, max_bytes = 65536 }"#,
     r#"cache = { min_ttl_seconds = 0, max_ttl_seconds = 0, servfail_ttl_seconds = 300 }"#,
     r#"cache = { negative_max_ttl_seconds = 0, stale = {}, prefetch = {}, snapshot_file = false }"#,
@@ -265,6 +266,12 @@ fn values_without_effect_are_warned_about() {
         let loaded = FakeHost::new().load(&text).expect("loads");
         assert_eq!(warnings(&loaded), [warning], "{text}");
     }
+}
+
+#[test]
+fn special_names_can_be_switched_off() {
+    let loaded = FakeHost::new().load(&with("routing = { special_names = false }"));
+    assert!(!loaded.expect("loads").snapshot.routing.special_names);
 }
 
 #[test]

@@ -91,7 +91,6 @@ pub(super) const ROUTING: &[Later] = &[
         ]),
     ),
     detail("rewrite_hops", Shape::Whole(0..=100)),
-    switch("special_names", Shape::Flag),
 ];
 
 /// Keys of an entry of `upstreams`.

@@ -70,6 +70,7 @@ pub(super) fn routing(mut section: Section<'_>) -> Routing {
         deadline: section.millis("deadline_ms", 1..=60_000, 4_500),
         attempts_max: section.integer("attempts_max", 1..=100, 8),
         failover_on,
+        special_names: section.boolean("special_names", true),
     };
     later::check(&mut section, later::ROUTING);
     section.finish();

@@ -66,6 +66,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             deadline: Duration::from_millis(4_500),
             attempts_max: 8,
             failover_on: vec![Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP],
+            special_names: true,
         },
         cache: CacheSettings {
             enabled: true,

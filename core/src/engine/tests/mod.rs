@@ -4,4 +4,5 @@ mod forwarding;
 mod harness;
 mod hostile;
 mod lifecycle;
+mod special;
 mod streams;
