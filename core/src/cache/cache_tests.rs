@@ -238,3 +238,25 @@ proptest! {
         }
     }
 }
+
+/// A full cache gives a flood of failing names one place per shard, not its answers.
+#[test]
+fn failures_push_out_failures() {
+    const HELD: usize = 100;
+    let cache = Cache::new(HELD, 1 << 20);
+    let good = answer(b"\x01a");
+    for number in 0..HELD {
+        cache.insert(&key(number), &good);
+    }
+    for number in HELD..HELD + 10_000 {
+        cache.insert_failure(&key(number), at(0), &good);
+    }
+    let kept = (0..HELD).filter(|number| found(&cache, &key(*number)).is_some()).count();
+    assert!(kept >= HELD - 1, "{kept} of {HELD} are left");
+    assert_eq!(cache.len(), HELD);
+
+    cache.insert(&key(20_000), &good);
+    let failures = (HELD..HELD + 10_000).filter(|n| found(&cache, &key(*n)).is_some()).count();
+    assert_eq!(failures, 0, "the first to make room");
+    assert_eq!(cache.recount(), (cache.len(), cache.bytes()));
+}

@@ -64,7 +64,8 @@ impl Cache {
         self.shard(key).insert(key.as_bytes(), packed);
     }
 
-    /// Remembers a failure, unless there is a fresh answer that is none.
+    /// Remembers a failure, unless there is a fresh answer that is none. It is the first to make
+    /// room for others, so that a flood of names that fail cannot push out those that do not.
     pub fn insert_failure(&self, key: &Key, now: Instant, packed: &[u8]) {
         let mut shard = self.shard(key);
         let better = shard
@@ -72,6 +73,7 @@ impl Cache {
             .is_some_and(|held| held.is_fresh(now) && held.rcode() != Rcode::SERVFAIL);
         if !better {
             shard.insert(key.as_bytes(), packed);
+            shard.demote(key.as_bytes());
         }
     }
 

@@ -68,6 +68,11 @@ impl Shard {
         self.table.put(entry, ());
     }
 
+    /// Makes an answer the least recently used, and so the first to be evicted.
+    pub(super) fn demote(&mut self, key: &[u8]) {
+        self.table.demote(key);
+    }
+
     /// Removes an answer; tells whether there was one.
     pub(super) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.table.pop_entry(key);
