@@ -33,6 +33,12 @@ pub(crate) enum FetchKind {}
 /// Names a question being asked upstream.
 pub(crate) type FetchHandle = Handle<FetchKind>;
 
+/// Marks handles of host names that stand for upstreams; they never leave the core.
+#[derive(Debug)]
+pub(crate) enum HostKind {}
+/// Names a host name that stands for an upstream.
+pub(crate) type HostHandle = Handle<HostKind>;
+
 /// A listening socket: its place in [`ListenSettings::sockets`](crate::config::ListenSettings).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub u16);
@@ -106,6 +112,12 @@ impl<K, V> Slab<K, V> {
     pub fn new(limit: usize) -> Self {
         let limit = limit.min(u32::MAX as usize);
         Self { slots: Vec::new(), free: Vec::new(), len: 0, limit, kind: PhantomData }
+    }
+
+    /// The handles of all values.
+    #[must_use]
+    pub fn handles(&self) -> Vec<Handle<K>> {
+        self.iter().map(|(handle, _)| handle).collect()
     }
 
     /// Takes a value in.

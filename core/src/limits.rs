@@ -57,8 +57,22 @@ pub const QUERIES_PER_SOCKET: u32 = 1_000;
 pub const SOCKET_AGE: Duration = Duration::from_secs(10);
 /// UDP sockets towards upstreams, per worker, retired ones that still wait for replies included.
 pub const SOCKETS: usize = 4_096;
-/// Wait before the first retransmission of a UDP query; doubled for each further one.
+/// Wait before the first retransmission of a UDP query, at least; doubled for each further one.
 pub const RETRANSMIT_AFTER: Duration = Duration::from_millis(400);
+/// The longest such wait that an endpoint's round-trip times can lead to.
+pub const RETRANSMIT_AFTER_MAX: Duration = Duration::from_millis(1_500);
+/// Queries in a row that met with silence until an endpoint counts as down: A, AAAA and HTTPS of one
+/// name that is hard to resolve are not yet a reason.
+pub const SILENT_QUERIES: u32 = 4;
+/// Wait until an endpoint that is down is probed; doubled for each further probe.
+pub const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// The longest wait between two probes.
+pub const PROBE_AFTER_MAX: Duration = Duration::from_secs(30);
+/// Replies in another letter case, in a row and confirmed, after which an endpoint is asked in lower
+/// case.
+pub const CASE_LOST_AFTER: u32 = 3;
+/// For how long.
+pub const CASE_LOST_FOR: Duration = Duration::from_secs(3_600);
 /// Replies that match no query before a UDP socket is given up: a spoofer has found its port.
 pub const MISMATCHES_PER_SOCKET: u32 = 1_000;
 /// Replies that match no query before the queries in flight on a UDP socket are asked over TCP
@@ -83,6 +97,19 @@ pub const GIVEN_UP_IDS_PER_CONN: usize = 1_024;
 pub const IDS: usize = 1 << 15;
 /// Octets not yet sent on one connection to an upstream.
 pub const UPSTREAM_UNSENT_OCTETS: usize = 262_144;
+
+/// Upstreams that a configuration may have: each has sockets, counters and metric labels of its own.
+pub const UPSTREAMS: usize = 1_000;
+/// Addresses of one upstream's host name that are used, both families together.
+pub const ADDRESSES_PER_HOST: usize = 16;
+/// The shortest time between two look-ups of a host name that has addresses: the TTL counts above it.
+pub const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(5);
+/// The longest time between two look-ups, whatever the TTL.
+pub const LOOKUP_EVERY_MAX: Duration = Duration::from_secs(3_600);
+/// Wait after a look-up that failed; doubled for each further one.
+pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between look-ups that fail.
+pub const LOOKUP_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Stream connections of all workers of a process together have a configured bound; this is the
 /// size of one worker's table for them, both directions.

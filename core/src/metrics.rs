@@ -72,11 +72,17 @@ counters! {
     UpstreamRefused "balancedns_upstream_failures_total" Some(("reason", "network")), "Failed attempts.";
     UpstreamRcode "balancedns_upstream_failures_total" Some(("reason", "rcode")), "Failed attempts.";
     UpstreamMalformed "balancedns_upstream_failures_total" Some(("reason", "malformed")), "Failed attempts.";
+    UpstreamNoAddress "balancedns_upstream_failures_total" Some(("reason", "no_address")), "Failed attempts.";
     UpstreamFull "balancedns_upstream_failures_total" Some(("reason", "limit")), "Failed attempts.";
     ReplyUnknownId "balancedns_upstream_mismatches_total" Some(("what", "id")), "Upstream datagrams ignored.";
     ReplyLate "balancedns_upstream_mismatches_total" Some(("what", "late")), "Upstream datagrams ignored.";
     ReplyWrongQuestion "balancedns_upstream_mismatches_total" Some(("what", "question")), "Upstream datagrams ignored.";
+    ReplyOtherCase "balancedns_upstream_mismatches_total" Some(("what", "case")), "Upstream datagrams ignored.";
     ReplyGarbage "balancedns_upstream_mismatches_total" Some(("what", "garbage")), "Upstream datagrams ignored.";
+    UpstreamsDown "balancedns_upstream_down_total" None, "Times that an upstream's address was found to be down.";
+    UpstreamProbes "balancedns_upstream_probes_total" None, "Copies of queries sent to see whether an upstream is back.";
+    LookupsFound "balancedns_host_lookups_total" Some(("outcome", "found")), "Look-ups of upstreams' host names.";
+    LookupsFailed "balancedns_host_lookups_total" Some(("outcome", "failed")), "Look-ups of upstreams' host names.";
     SocketsOpened "balancedns_upstream_sockets_opened_total" None, "UDP sockets opened towards upstreams.";
     ConnsOpened "balancedns_upstream_connections_opened_total" None, "Stream connections opened to upstreams.";
     ConnsAccepted "balancedns_connections_accepted_total" None, "Stream connections accepted from clients.";

@@ -25,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
     CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, UpstreamProtocol, UpstreamSettings,
+    RoutingSettings, Snapshot, Stage, UpstreamAddress, UpstreamProtocol, UpstreamSettings,
 };
 
 use self::error::{Finding, Report};
@@ -88,6 +88,9 @@ pub struct Loaded {
     /// The files that were read besides the configuration file: a change of one of them is a
     /// change of the configuration.
     pub files: Vec<String>,
+    /// Whether the system's name servers are a part of it: a change of theirs is a change of the
+    /// configuration.
+    pub uses_system_resolvers: bool,
 }
 
 /// Runs the script and validates what it returns.
@@ -164,10 +167,12 @@ impl Attempt {
             errors.push(places.script_error(message));
         }
         let mut snapshot = None;
+        let mut uses_system_resolvers = evaluation.asked_resolvers;
         let mut files: Vec<String> =
             evaluation.files.iter().skip(1).map(|file| file.name.clone()).collect();
         if let Some(read) = read {
             files.extend(read.files);
+            uses_system_resolvers |= read.asks_system;
             snapshot = Some(read.snapshot);
         }
         let no_resolvers = evaluation.asked_resolvers && resolvers.is_empty();
@@ -178,7 +183,8 @@ impl Attempt {
             Some(snapshot) if errors.is_empty() => {
                 let said = evaluation.messages.iter().map(|message| places.message(message));
                 let warnings = warnings.into_iter().map(|finding| places.warning(finding));
-                Ok(Loaded { snapshot, warnings: said.chain(warnings).collect(), files })
+                let warnings = said.chain(warnings).collect();
+                Ok(Loaded { snapshot, warnings, files, uses_system_resolvers })
             }
             _ => {
                 errors

@@ -11,7 +11,7 @@ use crate::policy::{Acl, Blocklist, Hosts};
 use crate::time::Duration;
 use crate::transport::Transport;
 use crate::upstream::Routes;
-use crate::wire::Rcode;
+use crate::wire::{Name, Rcode};
 
 /// One generation of the configuration.
 #[derive(Debug, Clone)]
@@ -133,12 +133,38 @@ pub struct UpstreamSettings {
     pub name: String,
     /// How it is asked.
     pub protocol: UpstreamProtocol,
-    /// Its address.
-    pub addr: SocketAddr,
+    /// Where it is.
+    pub addr: UpstreamAddress,
     /// One attempt, all of it: connecting, sending, retransmitting, waiting.
     pub timeout: Duration,
-    /// Queries in flight to it, all of one worker together, before further ones go elsewhere.
+    /// Queries in flight to one address of it, all of one worker together, before further ones go
+    /// elsewhere.
     pub max_in_flight: usize,
+    /// Whether names in datagrams to it go out in random letter case (0x20).
+    pub randomize_case: bool,
+}
+
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// At this address.
+    Literal(SocketAddr),
+    /// At all addresses of this host.
+    Host {
+        /// Its name.
+        name: Name,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Literal(addr) => addr.fmt(f),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 /// How an upstream is asked.
@@ -170,6 +196,9 @@ pub struct RoutingSettings {
     pub attempts_max: u32,
     /// Rcodes that make the next candidate be asked.
     pub failover_on: Vec<Rcode>,
+    /// Name servers that the upstreams' host names are looked up at: those configured, else the
+    /// system's. Never one of our own listeners.
+    pub bootstrap: Vec<SocketAddr>,
     /// Whether special names that no zone routes are answered instead of forwarded (RFC 6761).
     pub special_names: bool,
 }

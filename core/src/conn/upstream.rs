@@ -15,8 +15,8 @@ use crate::upstream::IdTable;
 /// A stream connection to an upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamConn {
-    /// The upstream it leads to.
-    pub(crate) upstream: usize,
+    /// The endpoint it leads to.
+    pub(crate) endpoint: usize,
     /// How far it has come.
     pub(crate) stage: Stage,
     /// Fires when the wait before connecting is over, or when it has been idle.
@@ -51,9 +51,9 @@ pub(crate) enum Stage {
 }
 
 impl UpstreamConn {
-    pub(crate) fn new(upstream: usize, stage: Stage, timer: TimerId) -> Self {
+    pub(crate) fn new(endpoint: usize, stage: Stage, timer: TimerId) -> Self {
         Self {
-            upstream,
+            endpoint,
             stage,
             timer,
             ids: IdTable::default(),

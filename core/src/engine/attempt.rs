@@ -1,16 +1,17 @@
-//! Attempts: one upstream after the other, within one deadline and one count of sends.
+//! Attempts: one candidate after the other, within one deadline and one count of sends.
 //!
 //! A candidate that refuses, breaks or answers an rcode of `failover_on` is not asked again for
 //! this question; one that was silent is asked again after the others, as long as time is left.
 
-use super::fetch::{Attempt, AttemptVia};
+use super::fetch::{Attempt, AttemptVia, Candidate};
 use super::{Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::Via;
 use crate::config::UpstreamProtocol;
-use crate::limits::{QUERY_OCTETS, RETRANSMIT_AFTER, UPSTREAM_DATAGRAM_OCTETS};
+use crate::limits::{HEADER_OCTETS, QUERY_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use crate::metrics::Counter;
 use crate::policy::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+use crate::upstream::spell;
 use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
 
 /// Why an attempt came to nothing.
@@ -26,9 +27,11 @@ pub(super) enum Failure {
     Malformed,
     /// A bound was reached, or the upstream is being waited for.
     Busy,
+    /// Its host name has no address.
+    NoAddress,
 }
 
-/// Which transport a reply came by.
+/// What carries a query and its reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carrier {
     Datagram,
@@ -47,28 +50,31 @@ impl Engine {
                 return self.give_up(now, handle, out);
             }
             fetch.cursor %= fetch.candidates.len();
-            let upstream = fetch.candidates[fetch.cursor];
-            match self.try_upstream(now, handle, upstream, out) {
+            let tried = match fetch.candidate() {
+                Candidate::Endpoint(endpoint) => self.try_endpoint(now, handle, endpoint, out),
+                Candidate::Host(host) => self.try_host(now, handle, host, out),
+            };
+            match tried {
                 Ok(()) => return,
                 Err(failure) => self.note_failure(now, handle, failure),
             }
         }
     }
 
-    fn try_upstream(
+    pub(super) fn try_endpoint(
         &mut self,
         now: Instant,
         handle: FetchHandle,
-        upstream: usize,
+        endpoint: usize,
         out: &mut Out<'_>,
     ) -> Result<(), Failure> {
-        let state = &self.upstreams[upstream];
+        let state = &self.endpoints[endpoint];
         if state.removed || state.in_flight >= state.settings.max_in_flight {
             return Err(Failure::Busy);
         }
         match state.settings.protocol {
-            UpstreamProtocol::Udp => self.attempt_datagram(now, handle, upstream, out),
-            UpstreamProtocol::Tcp => self.attempt_stream(now, handle, upstream),
+            UpstreamProtocol::Udp => self.attempt_datagram(now, handle, endpoint, out),
+            UpstreamProtocol::Tcp => self.attempt_stream(now, handle, endpoint),
         }
     }
 
@@ -76,10 +82,10 @@ impl Engine {
         &mut self,
         now: Instant,
         handle: FetchHandle,
-        upstream: usize,
+        endpoint: usize,
         out: &mut Out<'_>,
     ) -> Result<(), Failure> {
-        let name = self.take_socket(now, upstream).ok_or(Failure::Busy)?;
+        let name = self.take_socket(now, endpoint).ok_or(Failure::Busy)?;
         let socket = self.sockets.get_mut(name).expect("a socket just taken is alive");
         let id = socket.ids.allocate(handle, &mut self.rng.ids).ok_or(Failure::Busy)?;
         socket.queries += 1;
@@ -87,8 +93,12 @@ impl Engine {
         if !open {
             socket.waiting.push(handle);
         }
-        let via = AttemptVia::Socket(name, id);
-        self.begin_attempt(now, handle, upstream, via, Some(now + RETRANSMIT_AFTER));
+        let fetch = self.fetches.get(handle).expect("the caller has the fetch");
+        let state = &mut self.endpoints[endpoint];
+        let random =
+            state.settings.randomize_case && !fetch.plain_case && state.case.is_trusted(now);
+        let case = random.then(|| self.rng.case.bits());
+        self.begin_attempt(now, handle, endpoint, AttemptVia::Socket(name, id), case);
         if open {
             self.send_query(now, handle, out);
         }
@@ -100,16 +110,27 @@ impl Engine {
         &mut self,
         now: Instant,
         handle: FetchHandle,
-        upstream: usize,
+        endpoint: usize,
         via: AttemptVia,
-        retransmit_at: Option<Instant>,
+        case: Option<u64>,
     ) {
-        let state = &mut self.upstreams[upstream];
+        let state = &mut self.endpoints[endpoint];
         state.in_flight += 1;
         let fetch = self.fetches.get_mut(handle).expect("an attempt belongs to a live fetch");
         fetch.sends += 1;
-        let deadline = fetch.deadline.min(now + state.settings.timeout);
-        fetch.attempt = Attempt { via, started: now, deadline, retransmit_at, retransmits: 0 };
+        fetch.attempt = Attempt {
+            via,
+            carrier: match via {
+                AttemptVia::Conn(..) => Carrier::Stream,
+                AttemptVia::Socket(..) | AttemptVia::Nothing | AttemptVia::Host(_) => {
+                    Carrier::Datagram
+                }
+            },
+            deadline: fetch.deadline.min(now + state.settings.timeout),
+            overdue_at: Some(now + state.health.patience()),
+            case,
+            ..Attempt::none(now)
+        };
         self.metrics.counters.count(Counter::UpstreamSends);
         self.arm_fetch(handle);
     }
@@ -133,17 +154,21 @@ impl Engine {
         let receivable = u16::try_from(UPSTREAM_DATAGRAM_OCTETS).unwrap_or(u16::MAX);
         let udp_size = self.snapshot.listen.udp_size.min(receivable);
         let edns = fetch.edns.then_some(UpstreamEdns { udp_size, dnssec_ok: fetch.dnssec_ok });
-        write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns)
+        let len = write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns);
+        if let Some(bits) = fetch.attempt.case {
+            spell(&mut buffer[HEADER_OCTETS..HEADER_OCTETS + fetch.question.len()], bits);
+        }
+        len
     }
 
-    fn arm_fetch(&mut self, handle: FetchHandle) {
+    pub(super) fn arm_fetch(&mut self, handle: FetchHandle) {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
         let next = fetch.deadline.min(fetch.attempt.deadline);
-        let next = fetch.attempt.retransmit_at.map_or(next, |at| at.min(next));
+        let next = fetch.attempt.overdue_at.map_or(next, |at| at.min(next));
         self.timers.set(fetch.timer, next);
     }
 
-    /// A fetch's timer: the deadline, the end of an attempt, or time to send again.
+    /// A fetch's timer: the deadline, the end of an attempt, or a reply that is overdue.
     pub(super) fn fetch_due(&mut self, now: Instant, handle: FetchHandle) {
         let out = &mut Out(None);
         let Some(fetch) = self.fetches.get_mut(handle) else {
@@ -152,22 +177,50 @@ impl Engine {
         if now >= fetch.deadline || now >= fetch.attempt.deadline {
             return self.attempt_failed(now, handle, Failure::TimedOut, out);
         }
-        if fetch.attempt.retransmit_at.is_some_and(|at| now >= at) {
-            fetch.attempt.retransmits += 1;
-            let doublings = fetch.attempt.retransmits.min(16);
-            let again = fetch.sends < self.snapshot.routing.attempts_max;
-            let next = now + RETRANSMIT_AFTER.saturating_mul(1 << doublings);
-            fetch.attempt.retransmit_at = again.then_some(next);
-            if again && self.is_socket_open(handle) {
-                self.retransmit(now, handle, out);
-            }
+        if fetch.attempt.overdue_at.is_some_and(|at| now >= at) {
+            return self.overdue(now, handle, out);
         }
         self.arm_fetch(handle);
     }
 
+    /// The reply is overdue. If that takes the endpoint down, or it is down already, the next
+    /// candidate is asked; otherwise a datagram is sent again, since it may have been lost.
+    fn overdue(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
+        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
+        let attempt = &mut fetch.attempt;
+        attempt.overdue += 1;
+        let health = &mut self.endpoints[endpoint].health;
+        let wait = health.patience().saturating_mul(1 << attempt.overdue.min(16));
+        attempt.overdue_at = Some(now + wait);
+        if attempt.overdue == 1 && health.kept_silent(now, attempt.started) {
+            self.taken_down(now, endpoint, IoFailure::TimedOut);
+        }
+        if self.endpoints[endpoint].health.is_down() && self.has_better(handle) {
+            return self.attempt_failed(now, handle, Failure::TimedOut, out);
+        }
+        if self.is_socket_open(handle) {
+            self.retransmit(now, handle, out);
+        }
+        self.arm_fetch(handle);
+    }
+
+    /// Whether there is a candidate that is not known to be down, besides the one being asked.
+    fn has_better(&self, handle: FetchHandle) -> bool {
+        let Some(fetch) = self.fetches.get(handle) else { return false };
+        let mut candidates = fetch.candidates.iter();
+        let left = fetch.sends < self.snapshot.routing.attempts_max;
+        left && candidates.any(|candidate| !self.is_down(*candidate))
+    }
+
     fn retransmit(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
+        if fetch.sends >= self.snapshot.routing.attempts_max {
+            fetch.attempt.overdue_at = None;
+            return;
+        }
         fetch.sends += 1;
+        fetch.attempt.retransmits += 1;
         self.metrics.counters.count(Counter::UpstreamSends);
         self.metrics.counters.count(Counter::UpstreamRetransmits);
         self.send_query(now, handle, out);
@@ -182,8 +235,25 @@ impl Engine {
         out: &mut Out<'_>,
     ) {
         self.release_attempt(handle, failure == Failure::TimedOut);
+        if self.ask_in_lower_case(now, handle, out) {
+            return;
+        }
         self.note_failure(now, handle, failure);
         self.next_attempt(now, handle, out);
+    }
+
+    /// A reply in another letter case could not be confirmed over TCP: some servers do not have it.
+    /// Asking again from another port under another id confirms it nearly as well.
+    fn ask_in_lower_case(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) -> bool {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return false };
+        let unconfirmed = fetch.case_differs && !fetch.plain_case;
+        let spent = fetch.sends >= self.snapshot.routing.attempts_max || now >= fetch.deadline;
+        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return false };
+        if !unconfirmed || spent {
+            return false;
+        }
+        fetch.plain_case = true;
+        self.attempt_datagram(now, handle, endpoint, out).is_ok()
     }
 
     /// Remembers how the candidate at the cursor failed, and moves the cursor on.
@@ -191,7 +261,8 @@ impl Engine {
         let Some(fetch) = self.fetches.get_mut(handle) else {
             return;
         };
-        let upstream = fetch.candidates[fetch.cursor];
+        let candidate = fetch.candidate();
+        let Attempt { carrier, started, .. } = fetch.attempt;
         let counter = match failure {
             Failure::TimedOut => {
                 fetch.history.timed_out = true;
@@ -217,6 +288,10 @@ impl Engine {
                 fetch.history.overloaded = true;
                 Counter::UpstreamFull
             }
+            Failure::NoAddress => {
+                fetch.history.unreachable = true;
+                Counter::UpstreamNoAddress
+            }
         };
         if failure != Failure::TimedOut {
             fetch.candidates.remove(fetch.cursor);
@@ -224,20 +299,64 @@ impl Engine {
         // What was learnt of this candidate says nothing of the next one.
         fetch.edns = true;
         fetch.reconnected = false;
+        fetch.case_differs = false;
+        fetch.plain_case = false;
         self.metrics.counters.count(counter);
+        if let Candidate::Endpoint(endpoint) = candidate {
+            self.judge(now, endpoint, failure, carrier, started);
+        }
+    }
+
+    /// What a failure says of the endpoint's health. That a server of datagrams does not do TCP says
+    /// nothing.
+    fn judge(
+        &mut self,
+        now: Instant,
+        endpoint: usize,
+        failure: Failure,
+        carrier: Carrier,
+        started: Instant,
+    ) {
         let io = match failure {
             Failure::TimedOut => IoFailure::TimedOut,
             Failure::Network(io) => io,
-            Failure::Rcode(_) | Failure::Malformed | Failure::Busy => return,
+            Failure::Rcode(_) | Failure::Malformed | Failure::Busy | Failure::NoAddress => return,
         };
-        self.report_upstream_failure(now, upstream, io);
+        let state = &mut self.endpoints[endpoint];
+        let is_own = match state.settings.protocol {
+            UpstreamProtocol::Udp => carrier == Carrier::Datagram,
+            UpstreamProtocol::Tcp => carrier == Carrier::Stream,
+        };
+        let down = is_own
+            && match io {
+                IoFailure::TimedOut => state.health.timed_out(now, started),
+                IoFailure::Refused
+                | IoFailure::Unreachable
+                | IoFailure::Reset
+                | IoFailure::Other => state.health.refused(now),
+                IoFailure::AddressUnavailable
+                | IoFailure::NoResources
+                | IoFailure::TooBig
+                | IoFailure::Unsupported => false,
+            };
+        if down {
+            self.taken_down(now, endpoint, io);
+        } else {
+            self.report_upstream_failure(now, endpoint, io);
+        }
     }
 
-    fn report_upstream_failure(&mut self, now: Instant, upstream: usize, failure: IoFailure) {
-        let state = &mut self.upstreams[upstream];
+    /// The endpoint is down from now on.
+    fn taken_down(&mut self, now: Instant, endpoint: usize, failure: IoFailure) {
+        self.metrics.counters.count(Counter::UpstreamsDown);
+        self.report_upstream_failure(now, endpoint, failure);
+    }
+
+    fn report_upstream_failure(&mut self, now: Instant, endpoint: usize, failure: IoFailure) {
+        let state = &mut self.endpoints[endpoint];
         if let Some(failures) = state.trouble.failed(now) {
-            let upstream = state.settings.name.clone();
-            self.report(now, Event::UpstreamFailed { upstream, failure, failures });
+            let (upstream, addr) = state.display_name();
+            self.report(now, Event::UpstreamFailed { upstream, addr, failure, failures });
         }
     }
 
@@ -265,12 +384,13 @@ impl Engine {
             return;
         };
         let started = fetch.attempt.started;
-        // A query that was sent twice may be answered twice.
+        // A datagram that was sent twice may be answered twice.
         let late = late || fetch.attempt.retransmits > 0;
         let via = std::mem::replace(&mut fetch.attempt.via, AttemptVia::Nothing);
-        fetch.attempt.retransmit_at = None;
+        fetch.attempt.overdue_at = None;
         match via {
             AttemptVia::Nothing => {}
+            AttemptVia::Host(host) => self.leave_host(host, handle),
             AttemptVia::Socket(socket, id) => self.release_socket_id(handle, socket, id, late),
             AttemptVia::Conn(conn, id) => self.release_conn_id(conn, id, late, started),
         }
@@ -288,13 +408,13 @@ impl Engine {
         let Some(fetch) = self.fetches.get_mut(handle) else {
             return;
         };
-        let upstream = fetch.candidates[fetch.cursor];
-        let state = &mut self.upstreams[upstream];
-        state.latency.record(now.since(fetch.attempt.started));
-        let answers_again = state.trouble.answered();
-        if answers_again {
-            let upstream = self.upstreams[upstream].settings.name.clone();
-            self.report(now, Event::UpstreamAnswers { upstream });
+        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
+        let took = now.since(fetch.attempt.started);
+        let case_lost = std::mem::take(&mut fetch.case_differs);
+        self.heard(now, endpoint, took);
+        if case_lost && self.endpoints[endpoint].case.confirmed_lost(now) {
+            let (upstream, addr) = self.endpoints[endpoint].display_name();
+            self.report(now, Event::UpstreamIgnoresCase { upstream, addr });
         }
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
         let rcode = view.rcode();
@@ -325,17 +445,27 @@ impl Engine {
         }
     }
 
+    /// An endpoint has replied.
+    fn heard(&mut self, now: Instant, endpoint: usize, took: Duration) {
+        let state = &mut self.endpoints[endpoint];
+        state.latency.record(took);
+        state.health.answered(now, took);
+        if state.trouble.answered() {
+            let (upstream, addr) = state.display_name();
+            self.report(now, Event::UpstreamAnswers { upstream, addr });
+        }
+    }
+
     /// Gives up the datagram in flight and asks the same upstream over TCP.
     pub(super) fn ask_over_stream(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
         self.release_attempt(handle, true);
         let Some(fetch) = self.fetches.get(handle) else { return };
-        let upstream = fetch.candidates[fetch.cursor];
+        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
         if fetch.sends >= self.snapshot.routing.attempts_max {
             return self.give_up(now, handle, out);
         }
-        if let Err(failure) = self.attempt_stream(now, handle, upstream) {
-            self.note_failure(now, handle, failure);
-            self.next_attempt(now, handle, out);
+        if let Err(failure) = self.attempt_stream(now, handle, endpoint) {
+            self.attempt_failed(now, handle, failure, out);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{IoFailure, Transport};
 use crate::config::Level;
-use crate::limits::{EVENTS_PER_KIND, EVENTS_WINDOW};
+use crate::limits::{CASE_LOST_FOR, EVENTS_PER_KIND, EVENTS_WINDOW};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::wire::{DisplayName, Rcode, RecordType};
@@ -20,6 +20,8 @@ pub enum Event {
     UpstreamFailed {
         /// The upstream's name.
         upstream: String,
+        /// Which address of it.
+        addr: SocketAddr,
         /// How, most lately.
         failure: IoFailure,
         /// How many since the last report.
@@ -29,6 +31,33 @@ pub enum Event {
     UpstreamAnswers {
         /// The upstream's name.
         upstream: String,
+        /// Which address of it.
+        addr: SocketAddr,
+    },
+    /// An upstream does not repeat the letter case of names, and is asked in lower case for a while.
+    UpstreamIgnoresCase {
+        /// The upstream's name.
+        upstream: String,
+        /// Which address of it.
+        addr: SocketAddr,
+    },
+    /// An upstream's host name has these addresses now.
+    HostFound {
+        /// The upstream's name.
+        upstream: String,
+        /// The host name.
+        host: String,
+        /// Where it is asked, in the order in which they are tried.
+        addresses: Vec<SocketAddr>,
+    },
+    /// An upstream's host name could not be looked up.
+    HostNotFound {
+        /// The upstream's name.
+        upstream: String,
+        /// The host name.
+        host: String,
+        /// Addresses that are known from before and are still used.
+        known: Vec<SocketAddr>,
     },
     /// An upstream's port received so many replies to no query that it was given up.
     UpstreamSpoofed {
@@ -69,7 +98,7 @@ pub struct QueryRecord {
 }
 
 /// How many kinds of events there are.
-const KINDS: usize = 6;
+const KINDS: usize = 9;
 
 impl Event {
     /// The stable name.
@@ -79,6 +108,9 @@ impl Event {
             Self::Query(_) => "query",
             Self::UpstreamFailed { .. } => "upstream_failed",
             Self::UpstreamAnswers { .. } => "upstream_answers",
+            Self::UpstreamIgnoresCase { .. } => "upstream_ignores_case",
+            Self::HostFound { .. } => "host_found",
+            Self::HostNotFound { .. } => "host_not_found",
             Self::UpstreamSpoofed { .. } => "upstream_spoofed",
             Self::LimitReached { .. } => "limit_reached",
             Self::Suppressed { .. } => "suppressed",
@@ -89,8 +121,12 @@ impl Event {
     #[must_use]
     pub const fn level(&self) -> Level {
         match self {
-            Self::Query(_) | Self::UpstreamAnswers { .. } => Level::Info,
+            Self::Query(_)
+            | Self::UpstreamAnswers { .. }
+            | Self::UpstreamIgnoresCase { .. }
+            | Self::HostFound { .. } => Level::Info,
             Self::UpstreamFailed { .. }
+            | Self::HostNotFound { .. }
             | Self::UpstreamSpoofed { .. }
             | Self::LimitReached { .. }
             | Self::Suppressed { .. } => Level::Warn,
@@ -105,6 +141,9 @@ impl Event {
             Self::LimitReached { .. } => 3,
             Self::Suppressed { .. } => 4,
             Self::UpstreamAnswers { .. } => 5,
+            Self::UpstreamIgnoresCase { .. } => 6,
+            Self::HostFound { .. } => 7,
+            Self::HostNotFound { .. } => 8,
         }
     }
 }
@@ -123,13 +162,35 @@ impl fmt::Display for Event {
                 query.reason.name(),
                 query.took.as_micros(),
             ),
-            Self::UpstreamFailed { upstream, failure, failures: 1 } => {
-                write!(f, "upstream {upstream}: {}", failure.name())
+            Self::UpstreamFailed { upstream, addr, failure, failures: 1 } => {
+                write!(f, "upstream {upstream} ({addr}): {}", failure.name())
             }
-            Self::UpstreamFailed { upstream, failure, failures } => {
-                write!(f, "upstream {upstream}: {} ({failures} failures)", failure.name())
+            Self::UpstreamFailed { upstream, addr, failure, failures } => {
+                write!(f, "upstream {upstream} ({addr}): {} ({failures} failures)", failure.name())
             }
-            Self::UpstreamAnswers { upstream } => write!(f, "upstream {upstream} answers again"),
+            Self::UpstreamAnswers { upstream, addr } => {
+                write!(f, "upstream {upstream} ({addr}) answers again")
+            }
+            Self::UpstreamIgnoresCase { upstream, addr } => write!(
+                f,
+                "upstream {upstream} ({addr}) does not repeat the letter case of names; it is asked \
+                 in lower case for {} s",
+                CASE_LOST_FOR.as_secs()
+            ),
+            Self::HostFound { upstream, host, addresses } => {
+                write!(f, "upstream {upstream}: {host} is at ")?;
+                list(f, addresses)
+            }
+            Self::HostNotFound { upstream, host, known } if known.is_empty() => {
+                write!(f, "upstream {upstream}: no address of {host} could be looked up")
+            }
+            Self::HostNotFound { upstream, host, known } => {
+                write!(
+                    f,
+                    "upstream {upstream}: {host} could not be looked up again; still asked: "
+                )?;
+                list(f, known)
+            }
             Self::UpstreamSpoofed { upstream } => write!(
                 f,
                 "upstream {upstream}: too many replies to no query of ours; its port was changed"
@@ -140,6 +201,13 @@ impl fmt::Display for Event {
             }
         }
     }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, addresses: &[SocketAddr]) -> fmt::Result {
+    for (place, addr) in addresses.iter().enumerate() {
+        write!(f, "{}{addr}", if place == 0 { "" } else { ", " })?;
+    }
+    Ok(())
 }
 
 /// Lets a few events of each kind through per minute, and says afterwards how many it kept back.
@@ -164,6 +232,9 @@ impl EventGate {
                 return (true, None);
             }
             Event::UpstreamSpoofed { .. }
+            | Event::UpstreamIgnoresCase { .. }
+            | Event::HostFound { .. }
+            | Event::HostNotFound { .. }
             | Event::LimitReached { .. }
             | Event::Suppressed { .. } => {}
         }

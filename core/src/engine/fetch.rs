@@ -1,23 +1,27 @@
 //! Fetches: questions being asked upstream, and the clients that wait for each.
 //!
 //! Identical questions share one fetch. Every waiter gets exactly one reply, in its own id, letter
-//! case, size and transport, or its client has gone and that is counted.
+//! case, size and transport, or its client has gone and that is counted. Fetches of our own have no
+//! waiters: they look whether an endpoint is back, or look up an upstream's address.
 
+use super::attempt::Carrier;
 use super::question::{Client, Forward};
 use super::{Due, Engine, FetchHandle, Out, ReplyTo};
 use crate::cache::{Cacheable, Key, Packed, pack};
 use crate::config::Stage;
-use crate::handle::{ConnHandle, SocketHandle};
+use crate::handle::{ConnHandle, HostHandle, SocketHandle};
 use crate::limits::{WAITERS, WAITERS_PER_FETCH};
 use crate::metrics::Counter;
 use crate::policy::Reason;
 use crate::time::Instant;
 use crate::timers::TimerId;
+use crate::upstream::Family;
 use crate::wire::{Asker, ClientEdns, Flags, Rcode, ResponseView, write_answer, write_rcode};
 
 /// A question being asked upstream.
 #[derive(Debug)]
 pub(super) struct Fetch {
+    pub(super) purpose: Purpose,
     pub(super) key: Key,
     /// What is asked: the name in lower case, type and class.
     pub(super) question: Box<[u8]>,
@@ -26,8 +30,8 @@ pub(super) struct Fetch {
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
     pub(super) waiters: Vec<Waiter>,
-    /// Upstreams that may still be asked, in order.
-    pub(super) candidates: Vec<usize>,
+    /// Who may still be asked, in order.
+    pub(super) candidates: Vec<Candidate>,
     /// Which of them is being asked.
     pub(super) cursor: usize,
     pub(super) attempt: Attempt,
@@ -37,27 +41,73 @@ pub(super) struct Fetch {
     pub(super) edns: bool,
     /// A kept connection broke under this fetch once, which is no fault of the upstream.
     pub(super) reconnected: bool,
+    /// A reply came in another letter case than the query: it has to be confirmed.
+    pub(super) case_differs: bool,
+    /// Confirmed over TCP it cannot be: the name goes out in lower case, from another port.
+    pub(super) plain_case: bool,
     pub(super) history: History,
     pub(super) timer: TimerId,
     pub(super) deadline: Instant,
+}
+
+impl Fetch {
+    /// Whom the attempt in flight, or the one that has just ended, is put to.
+    pub(super) fn candidate(&self) -> Candidate {
+        self.candidates[self.cursor]
+    }
+}
+
+/// What a fetch is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Clients wait for it.
+    Clients,
+    /// A copy of a client's question, to see whether an endpoint that was down is back.
+    Probe,
+    /// Addresses of an upstream's host name.
+    Address(HostHandle, Family),
+}
+
+/// Whom a question may be put to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Candidate {
+    /// An address of an upstream, by its place in the worker's table.
+    Endpoint(usize),
+    /// An upstream whose host name had no address when the question came.
+    Host(HostHandle),
 }
 
 /// The attempt in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) via: AttemptVia,
+    /// What carries it, or has carried it.
+    pub(super) carrier: Carrier,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
-    /// When to send the datagram again, and after how many sends.
-    pub(super) retransmit_at: Option<Instant>,
+    /// When its reply will be overdue; again after waits that double.
+    pub(super) overdue_at: Option<Instant>,
+    /// How often it was.
+    pub(super) overdue: u32,
+    /// How often the datagram was sent again.
     pub(super) retransmits: u32,
+    /// The letter case of the name sent, if it is random: see `spell`.
+    pub(super) case: Option<u64>,
 }
 
 impl Attempt {
     /// Nothing in flight.
     pub(super) const fn none(now: Instant) -> Self {
-        let via = AttemptVia::Nothing;
-        Self { via, started: now, deadline: now, retransmit_at: None, retransmits: 0 }
+        Self {
+            via: AttemptVia::Nothing,
+            carrier: Carrier::Datagram,
+            started: now,
+            deadline: now,
+            overdue_at: None,
+            overdue: 0,
+            retransmits: 0,
+            case: None,
+        }
     }
 }
 
@@ -70,6 +120,8 @@ pub(super) enum AttemptVia {
     Socket(SocketHandle, u16),
     /// A stream connection.
     Conn(ConnHandle, u16),
+    /// Nothing yet: the upstream's host name is being looked up.
+    Host(HostHandle),
 }
 
 /// How earlier attempts failed.
@@ -152,51 +204,60 @@ impl Engine {
         if candidates.is_empty() {
             return self.shed(now, waiter, Reason::NoRoute, out);
         }
-        self.start_fetch(now, forward, waiter, candidates, out);
-    }
-
-    fn start_fetch(
-        &mut self,
-        now: Instant,
-        forward: Forward<'_>,
-        waiter: Waiter,
-        candidates: Vec<usize>,
-        out: &mut Out<'_>,
-    ) {
-        let hash = forward.key.hash();
         if self.fetches.is_full() {
             self.report_limit(now, Counter::LimitFetches, "fetches");
             return self.shed(now, waiter, Reason::Overload, out);
         }
-        let question = question_of(&forward.key, forward.asker.question);
-        let deadline = now + self.snapshot.routing.deadline;
-        let timers = &mut self.timers;
-        let made = self.fetches.insert_with(|handle| Fetch {
+        let asked = Asked {
+            question: question_of(&forward.key, forward.asker.question),
             key: forward.key,
-            question,
-            generation: self.generation,
             dnssec_ok: forward.dnssec_ok,
             checking_disabled: forward.checking_disabled,
-            waiters: vec![waiter],
+        };
+        self.probe_who_is_down(now, &asked, &candidates, out);
+        let hash = asked.key.hash();
+        let deadline = now + self.snapshot.routing.deadline;
+        let Some(handle) = self.start_fetch(now, Purpose::Clients, asked, candidates, deadline)
+        else {
+            return self.shed(now, waiter, Reason::Overload, out); // a probe has taken the last place
+        };
+        self.fetches.get_mut(handle).expect("just started").waiters.push(waiter);
+        self.waiters += 1;
+        self.by_key.entry(hash).or_insert(handle);
+        self.next_attempt(now, handle, out);
+    }
+
+    /// Makes a fetch that nobody waits for yet; `None` if there is no room.
+    pub(super) fn start_fetch(
+        &mut self,
+        now: Instant,
+        purpose: Purpose,
+        asked: Asked,
+        candidates: Vec<Candidate>,
+        deadline: Instant,
+    ) -> Option<FetchHandle> {
+        let timers = &mut self.timers;
+        let made = self.fetches.insert_with(|handle| Fetch {
+            purpose,
+            key: asked.key,
+            question: asked.question,
+            generation: self.generation,
+            dnssec_ok: asked.dnssec_ok,
+            checking_disabled: asked.checking_disabled,
+            waiters: Vec::new(),
             candidates,
             cursor: 0,
             attempt: Attempt::none(now),
             sends: 0,
             edns: true,
             reconnected: false,
+            case_differs: false,
+            plain_case: false,
             history: History::default(),
             timer: timers.allocate(Due::Fetch(handle)),
             deadline,
         });
-        let handle = made.expect("checked above that there is room");
-        self.waiters += 1;
-        self.by_key.entry(hash).or_insert(handle);
-        self.next_attempt(now, handle, out);
-    }
-
-    /// Upstreams for a name, by their places in the worker's table.
-    fn candidates(&self, name: &[u8]) -> Vec<usize> {
-        self.snapshot.routes.candidates(name).iter().map(|index| self.current[*index]).collect()
+        made.ok()
     }
 
     /// An upstream's reply ends a fetch: cache it, answer everybody.
@@ -209,6 +270,16 @@ impl Engine {
         view: &ResponseView<'_>,
         out: &mut Out<'_>,
     ) -> bool {
+        match self.fetches.get(handle).map(|fetch| fetch.purpose) {
+            None => return true,
+            Some(Purpose::Clients) => {}
+            Some(Purpose::Probe) => return self.end_fetch(handle).is_some(),
+            Some(Purpose::Address(host, family)) => {
+                self.end_fetch(handle);
+                self.lookup_answered(now, host, family, view, out);
+                return true;
+            }
+        }
         let mut packed = std::mem::take(&mut self.packed);
         let Ok(cacheable) = pack(view, &self.snapshot.cache.ttl, now, &mut packed) else {
             self.packed = packed;
@@ -250,6 +321,11 @@ impl Engine {
         let Some(fetch) = self.end_fetch(handle) else {
             return;
         };
+        match fetch.purpose {
+            Purpose::Clients => {}
+            Purpose::Probe => return, // its endpoint stays down
+            Purpose::Address(host, _) => return self.lookup_failed(now, host, out),
+        }
         let is_resolution_failure = match reason {
             Reason::TimedOut | Reason::UpstreamsRefused | Reason::UpstreamsUnreachable => true,
             Reason::Forwarded
@@ -311,7 +387,7 @@ impl Engine {
     }
 
     /// Takes a fetch out of all tables; its attempt must have been released or be over.
-    fn end_fetch(&mut self, handle: FetchHandle) -> Option<Fetch> {
+    pub(super) fn end_fetch(&mut self, handle: FetchHandle) -> Option<Fetch> {
         self.release_attempt(handle, false);
         let fetch = self.fetches.remove(handle)?;
         self.timers.release(fetch.timer);
@@ -339,6 +415,16 @@ impl Engine {
             write_rcode(reply, asker, settings, rcode, reason.extended_error())
         });
     }
+}
+
+/// What is asked in a fetch.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) key: Key,
+    /// The name in lower case, type and class.
+    pub(super) question: Box<[u8]>,
+    pub(super) dnssec_ok: bool,
+    pub(super) checking_disabled: bool,
 }
 
 /// The question as it is asked upstream: the key's lower-case name, the asker's type and class.

@@ -1,14 +1,17 @@
 //! Generations and the end: taking over a new snapshot, stopping, leaving nothing behind.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Action, Conn, Due, Engine, FetchHandle, ListenerId, Out};
-use crate::config::Snapshot;
+use super::fetch::{Candidate, Fetch, Purpose};
+use super::{Action, Conn, Due, Engine, ListenerId, Out, Target};
+use crate::config::{Snapshot, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
 use crate::handle::{ConnHandle, SocketHandle};
+use crate::limits;
 use crate::policy::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::timers::TimerId;
-use crate::upstream::UpstreamState;
+use crate::upstream::Endpoint;
 use crate::wire::Rcode;
 
 /// The engine is stopping.
@@ -25,63 +28,119 @@ impl Engine {
     /// gone get no new query.
     pub fn handle_reload(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         let now = self.advance(now);
-        self.adopt(snapshot);
+        self.adopt(now, snapshot);
         self.settle(now);
     }
 
-    pub(super) fn adopt(&mut self, snapshot: Arc<Snapshot>) {
+    pub(super) fn adopt(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         self.generation += 1;
         self.by_key.clear(); // a new question must not join a fetch of the old configuration
-        for state in &mut self.upstreams {
-            state.removed = !snapshot.upstreams.contains(&state.settings);
+        self.snapshot = Arc::clone(&snapshot);
+        let bootstrap = snapshot.routing.bootstrap.iter();
+        self.bootstrap = bootstrap
+            .map(|server| {
+                let place = self.place_endpoint(&Arc::new(bootstrap_settings(*server)), *server);
+                Candidate::Endpoint(place)
+            })
+            .collect();
+        let targets = snapshot.upstreams.iter().map(|settings| {
+            let settings = Arc::new(settings.clone());
+            match &settings.addr {
+                UpstreamAddress::Literal(remote) => {
+                    Target::Endpoint(self.place_endpoint(&settings, *remote))
+                }
+                UpstreamAddress::Host { name, port } => {
+                    Target::Host(self.keep_host(&settings, name, *port))
+                }
+            }
+        });
+        self.targets = targets.collect();
+        for host in self.hosts.handles() {
+            if !self.targets.contains(&Target::Host(host)) {
+                self.forget_host(now, host);
+            }
         }
-        self.current.clear();
-        for settings in &snapshot.upstreams {
-            let same = |state: &UpstreamState| !state.removed && state.settings == *settings;
-            let place = self.upstreams.iter().position(same).unwrap_or_else(|| {
-                let latency = self.metrics.latency(&settings.name);
-                self.place_upstream(UpstreamState::new(settings.clone(), latency))
-            });
-            self.current.push(place);
+        self.retire_unused();
+        for host in self.hosts.handles() {
+            if self.hosts.get(host).is_some_and(|host| host.endpoints.is_empty()) {
+                self.look_up(now, host, &mut Out(None));
+            }
         }
-        self.snapshot = snapshot;
+    }
+
+    /// The place of an address of an upstream: the one it has, or a free one.
+    pub(super) fn place_endpoint(
+        &mut self,
+        settings: &Arc<UpstreamSettings>,
+        remote: SocketAddr,
+    ) -> usize {
+        let same = |state: &Endpoint| state.remote == remote && *state.settings == **settings;
+        if let Some(place) = self.endpoints.iter().position(same) {
+            self.endpoints[place].removed = false;
+            return place;
+        }
+        let latency = match settings.name.as_str() {
+            BOOTSTRAP => Arc::default(), // no upstream, so without a label of its own
+            name => self.metrics.latency(name),
+        };
+        let state = Endpoint::new(Arc::clone(settings), remote, latency);
+        let mut places = 0..self.endpoints.len();
+        let free = places.find(|place| self.endpoints[*place].is_gone() && !self.is_named(*place));
+        if let Some(place) = free {
+            self.endpoints[place] = state;
+            return place;
+        }
+        self.endpoints.push(state);
+        self.endpoints.len() - 1
+    }
+
+    /// Takes no new queries to endpoints that nothing leads to any more.
+    pub(super) fn retire_unused(&mut self) {
+        let mut used = vec![false; self.endpoints.len()];
+        for target in &self.targets {
+            match target {
+                Target::Endpoint(place) => used[*place] = true,
+                Target::Host(host) => {
+                    let host = self.hosts.get(*host).expect("a target's host is known");
+                    host.endpoints.iter().for_each(|place| used[*place] = true);
+                }
+            }
+        }
+        for candidate in &self.bootstrap {
+            if let Candidate::Endpoint(place) = candidate {
+                used[*place] = true;
+            }
+        }
+        for (state, used) in self.endpoints.iter_mut().zip(used) {
+            state.removed = !used;
+        }
         self.close_removed();
     }
 
-    fn place_upstream(&mut self, state: UpstreamState) -> usize {
-        let mut places = 0..self.upstreams.len();
-        let free = places.find(|place| self.upstreams[*place].is_gone() && !self.is_named(*place));
-        if let Some(place) = free {
-            self.upstreams[place] = state;
-            return place;
-        }
-        self.upstreams.push(state);
-        self.upstreams.len() - 1
-    }
-
-    /// Upstreams that state is kept for, of this and of earlier configurations.
+    /// Endpoints that state is kept for, of this and of earlier configurations.
     #[cfg(test)]
     pub(super) fn upstream_places(&self) -> usize {
-        self.upstreams.len()
+        self.endpoints.len()
     }
 
-    /// Whether a question being asked has this upstream among its candidates.
+    /// Whether a question being asked has this endpoint among its candidates.
     fn is_named(&self, place: usize) -> bool {
-        self.fetches.iter().any(|(_, fetch)| fetch.candidates.contains(&place))
+        let candidate = Candidate::Endpoint(place);
+        self.fetches.iter().any(|(_, fetch)| fetch.candidates.contains(&candidate))
     }
 
-    /// Lets go of what removed upstreams keep open and do not need for queries in flight.
+    /// Lets go of what removed endpoints keep open and do not need for queries in flight.
     fn close_removed(&mut self) {
-        for place in 0..self.upstreams.len() {
-            if !self.upstreams[place].removed {
+        for place in 0..self.endpoints.len() {
+            if !self.endpoints[place].removed {
                 continue;
             }
             let sockets: Vec<SocketHandle> =
-                self.upstreams[place].sockets.iter().flatten().copied().collect();
+                self.endpoints[place].sockets.iter().flatten().copied().collect();
             for socket in sockets {
                 self.retire_socket(socket);
             }
-            for conn in self.upstreams[place].conns.clone() {
+            for conn in self.endpoints[place].conns.clone() {
                 let idle = match self.conns.get(conn) {
                     Some(Conn::Upstream(upstream)) => upstream.ids.live() == 0,
                     Some(Conn::Client(_)) | None => false,
@@ -115,8 +174,7 @@ impl Engine {
 
     /// Time is up: whoever still waits is told so.
     pub(super) fn drain_is_over(&mut self, now: Instant) {
-        let waiting: Vec<FetchHandle> = self.fetches.iter().map(|(handle, _)| handle).collect();
-        for fetch in waiting {
+        for fetch in self.fetches.handles() {
             let (rcode, reason) = (Rcode::SERVFAIL, Reason::Stopping);
             self.finish_with_failure(now, fetch, rcode, reason, &mut Out(None));
         }
@@ -129,13 +187,14 @@ impl Engine {
     pub(super) fn stopped_if_drained(&mut self) -> Option<Action> {
         let drain = self.drain.as_ref()?;
         let timer = drain.timer;
-        let busy = !self.fetches.is_empty()
+        let is_asked = |fetch: &Fetch| fetch.purpose == Purpose::Clients;
+        let busy = self.fetches.iter().any(|(_, fetch)| is_asked(fetch))
             || !self.outbox.is_empty()
             || self.conns.iter().any(|(_, conn)| matches!(conn, Conn::Client(_)));
         if busy || drain.stopped {
             return None;
         }
-        let mut open = self.sockets.len() + self.conns.len();
+        let mut open = self.sockets.len() + self.conns.len() + self.hosts.len();
         if open > 0 {
             self.close_everything();
             open = self.sockets.len() + self.conns.len();
@@ -149,13 +208,19 @@ impl Engine {
         Some(Action::Stopped)
     }
 
+    /// Ends what nobody waits for, and closes what is then unused.
     fn close_everything(&mut self) {
-        let sockets: Vec<SocketHandle> = self.sockets.iter().map(|(handle, _)| handle).collect();
-        for socket in sockets {
+        self.targets.clear();
+        for host in self.hosts.handles() {
+            self.forget_host(self.now, host);
+        }
+        for fetch in self.fetches.handles() {
+            self.end_fetch(fetch);
+        }
+        for socket in self.sockets.handles() {
             self.retire_socket(socket);
         }
-        let conns: Vec<ConnHandle> = self.conns.iter().map(|(handle, _)| handle).collect();
-        for conn in conns {
+        for conn in self.conns.handles() {
             self.close_upstream_conn(conn);
         }
     }
@@ -163,6 +228,21 @@ impl Engine {
     fn client_conns(&self) -> Vec<ConnHandle> {
         let clients = self.conns.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
         clients.map(|(handle, _)| handle).collect()
+    }
+}
+
+/// How bootstrap servers are called in events.
+const BOOTSTRAP: &str = "routing.bootstrap";
+
+/// A bootstrap server is asked like an upstream.
+fn bootstrap_settings(server: SocketAddr) -> UpstreamSettings {
+    UpstreamSettings {
+        name: BOOTSTRAP.to_owned(),
+        protocol: UpstreamProtocol::Udp,
+        addr: UpstreamAddress::Literal(server),
+        timeout: Duration::from_secs(2),
+        max_in_flight: 2 * limits::UPSTREAMS,
+        randomize_case: true,
     }
 }
 

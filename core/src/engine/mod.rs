@@ -17,15 +17,18 @@
 //!   counter or an event.
 //!
 //! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
-//! `attempt` (whom to ask), `sockets` and `upstream_streams` (how), `deliver` (the way out);
-//! `client_streams` keeps clients' connections, `lifecycle` reloads and stops.
+//! `candidates` (whom to ask) and `attempt` (one after the other), `sockets` and `upstream_streams`
+//! (how), `deliver` (the way out); `client_streams` keeps clients' connections, `host_names` looks
+//! upstreams' addresses up, `lifecycle` reloads and stops.
 
 mod attempt;
+mod candidates;
 mod client_streams;
 mod contract;
 mod deliver;
 mod event;
 mod fetch;
+mod host_names;
 mod lifecycle;
 mod question;
 mod shared;
@@ -46,7 +49,7 @@ pub use contract::{
 use deliver::{Late, Out};
 use event::EventGate;
 pub use event::{Event, QueryRecord};
-use fetch::Fetch;
+use fetch::{Candidate, Fetch};
 use lifecycle::Drain;
 use question::{Client, Desk, Verdict};
 pub(crate) use shared::Counted;
@@ -57,8 +60,8 @@ use crate::config::Snapshot;
 use crate::conn::{ClientConn, UpstreamConn};
 pub use crate::handle::ListenerId;
 use crate::handle::{
-    self, ConnHandle, ExchangeHandle, FetchHandle, FetchKind, ProcessHandle, Slab, Socket,
-    SocketHandle,
+    self, ConnHandle, ExchangeHandle, FetchHandle, FetchKind, HostHandle, HostKind, ProcessHandle,
+    Slab, Socket, SocketHandle,
 };
 use crate::hash::Prehashed;
 use crate::limits;
@@ -68,7 +71,7 @@ use crate::rng::Streams;
 use crate::time::Instant;
 use crate::timers::Timers;
 pub use crate::transport::Transport;
-use crate::upstream::{UpstreamSocket, UpstreamState};
+use crate::upstream::{Endpoint, HostName, UpstreamSocket};
 
 /// What an engine is made from.
 #[derive(Debug)]
@@ -106,8 +109,19 @@ pub enum TimerKind {
     Socket,
     /// A stream connection.
     Conn,
+    /// The TTL of an upstream's host name.
+    Host,
     /// The end of stopping.
     Drain,
+}
+
+/// Where an upstream leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// To one endpoint, by its place.
+    Endpoint(usize),
+    /// To those of a host.
+    Host(HostHandle),
 }
 
 /// Whose deadline a timer is.
@@ -116,6 +130,7 @@ enum Due {
     Fetch(FetchHandle),
     Socket(SocketHandle),
     Conn(ConnHandle),
+    Host(HostHandle),
     Drain,
 }
 
@@ -150,10 +165,14 @@ pub struct Engine {
     by_key: std::collections::HashMap<u64, FetchHandle, Prehashed>,
     /// Clients' queries that wait, of all fetches.
     waiters: usize,
-    /// Upstreams of this and of earlier generations.
-    upstreams: Vec<UpstreamState>,
-    /// Where each upstream of the snapshot is in `upstreams`.
-    current: Vec<usize>,
+    /// Addresses of upstreams, of this and of earlier generations.
+    endpoints: Vec<Endpoint>,
+    /// Where each upstream of the snapshot leads to.
+    targets: Vec<Target>,
+    /// Upstreams that are known by a host name.
+    hosts: Slab<HostKind, HostName>,
+    /// Name servers that look those up.
+    bootstrap: Vec<Candidate>,
     sockets: Slab<Socket, UpstreamSocket>,
     conns: Slab<handle::Conn, Conn>,
     /// Octets of answers that clients' connections hold.
@@ -187,8 +206,10 @@ impl Engine {
             fetches: Slab::new(limits::FETCHES),
             by_key: std::collections::HashMap::with_hasher(Prehashed),
             waiters: 0,
-            upstreams: Vec::new(),
-            current: Vec::new(),
+            endpoints: Vec::new(),
+            targets: Vec::new(),
+            hosts: Slab::new(2 * limits::UPSTREAMS),
+            bootstrap: Vec::new(),
             sockets: Slab::new(limits::SOCKETS),
             conns: Slab::new(limits::CONNS),
             unsent_octets: 0,
@@ -201,7 +222,7 @@ impl Engine {
             scratch: vec![0; limits::MESSAGE_OCTETS].into(),
             packed: Vec::new(),
         };
-        engine.adopt(config.snapshot);
+        engine.adopt(now, config.snapshot);
         engine
     }
 
@@ -433,6 +454,7 @@ impl Engine {
                     Some(Conn::Upstream(_)) => self.upstream_conn_due(conn),
                     None => {}
                 },
+                Due::Host(host) => self.look_up(now, host, &mut Out(None)),
                 Due::Drain => self.drain_is_over(now),
             }
         }
@@ -467,6 +489,7 @@ impl Engine {
             Due::Fetch(_) => TimerKind::Fetch,
             Due::Socket(_) => TimerKind::Socket,
             Due::Conn(_) => TimerKind::Conn,
+            Due::Host(_) => TimerKind::Host,
             Due::Drain => TimerKind::Drain,
         };
         Some((at, kind))

@@ -1,52 +1,52 @@
 //! UDP sockets towards upstreams: taking one for a query, replies, failures, retirement.
 
 use super::attempt::{Carrier, Failure};
-use super::fetch::AttemptVia;
+use super::fetch::{AttemptVia, Candidate};
 use super::{Action, Due, Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::ReceiveBatch;
 use crate::handle::SocketHandle;
 use crate::limits::{
-    HEADER_OCTETS, MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, SOCKET_AGE,
+    HEADER_OCTETS, MISMATCHES_BEFORE_STREAM, MISMATCHES_PER_SOCKET, QUESTION_OCTETS, SOCKET_AGE,
     SOCKETS_PER_UPSTREAM,
 };
 use crate::metrics::Counter;
 use crate::time::Instant;
-use crate::upstream::{Owner, UpstreamSocket};
+use crate::upstream::{Owner, UpstreamSocket, spell};
 use crate::wire::{Rcode, ResponseView};
 
 impl Engine {
-    /// A random one of the upstream's sockets, opened if its place is empty or its time is over.
-    pub(super) fn take_socket(&mut self, now: Instant, upstream: usize) -> Option<SocketHandle> {
+    /// A random one of the endpoint's sockets, opened if its place is empty or its time is over.
+    pub(super) fn take_socket(&mut self, now: Instant, endpoint: usize) -> Option<SocketHandle> {
         let place = self.rng.ports.below(SOCKETS_PER_UPSTREAM);
-        if let Some(handle) = self.upstreams[upstream].sockets[place] {
+        if let Some(handle) = self.endpoints[endpoint].sockets[place] {
             let socket = self.sockets.get(handle).expect("a place names a live socket");
             if !socket.is_used_up(now) {
                 return Some(handle);
             }
             self.retire_socket(handle);
         }
-        self.open_socket(now, upstream, place).or_else(|| {
-            let others = self.upstreams[upstream].sockets.iter().flatten();
+        self.open_socket(now, endpoint, place).or_else(|| {
+            let others = self.endpoints[endpoint].sockets.iter().flatten();
             let usable =
                 |handle| self.sockets.get(handle).is_some_and(|socket| !socket.is_used_up(now));
             others.copied().find(|handle| usable(*handle))
         })
     }
 
-    fn open_socket(&mut self, now: Instant, upstream: usize, place: usize) -> Option<SocketHandle> {
+    fn open_socket(&mut self, now: Instant, endpoint: usize, place: usize) -> Option<SocketHandle> {
         let timers = &mut self.timers;
         let made = self.sockets.insert_with(|handle| {
             let timer = timers.allocate(Due::Socket(handle));
             timers.set(timer, now + SOCKET_AGE);
-            UpstreamSocket::new(upstream, place, now, timer)
+            UpstreamSocket::new(endpoint, place, now, timer)
         });
         let Ok(socket) = made else {
             self.report_limit(now, Counter::LimitSockets, "upstream sockets");
             return None;
         };
-        let state = &mut self.upstreams[upstream];
+        let state = &mut self.endpoints[endpoint];
         state.sockets[place] = Some(socket);
-        let remote = state.settings.addr;
+        let remote = state.remote;
         self.metrics.counters.count(Counter::SocketsOpened);
         self.actions.push_back(Action::OpenSocket { socket, remote, source: None });
         Some(socket)
@@ -139,8 +139,34 @@ impl Engine {
     ) -> Result<(), Counter> {
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
-        self.reply(now, fetch, &view, Carrier::Datagram, out);
+        if self.case_differs(fetch, &view) {
+            // The server's own habit or a spoofer's good guess: only a stream can tell.
+            self.metrics.counters.count(Counter::ReplyOtherCase);
+            self.fetches.get_mut(fetch).expect("its id is in flight").case_differs = true;
+            self.ask_over_stream(now, fetch, out);
+        } else {
+            self.reply(now, fetch, &view, Carrier::Datagram, out);
+        }
         Ok(())
+    }
+
+    /// Whether a reply that is for what was asked does not repeat the letter case that was sent.
+    fn case_differs(&mut self, handle: FetchHandle, view: &ResponseView<'_>) -> bool {
+        let fetch = self.fetches.get(handle).expect("an id in flight has a fetch");
+        let Some(bits) = fetch.attempt.case.filter(|_| !view.question().is_empty()) else {
+            return false;
+        };
+        let mut sent = [0; QUESTION_OCTETS];
+        let sent = &mut sent[..fetch.question.len()];
+        sent.copy_from_slice(&fetch.question);
+        spell(sent, bits);
+        let differs = view.question() != sent;
+        if let Candidate::Endpoint(endpoint) = fetch.candidate()
+            && !differs
+        {
+            self.endpoints[endpoint].case.kept();
+        }
+        differs
     }
 
     /// A datagram that is longer than we ever said we could take: if it is the reply, it is as good
@@ -192,7 +218,7 @@ impl Engine {
         };
         socket.mismatches += 1;
         if socket.mismatches == MISMATCHES_PER_SOCKET {
-            let upstream = self.upstreams[socket.upstream].settings.name.clone();
+            let upstream = self.endpoints[socket.endpoint].settings.name.clone();
             self.retire_socket(handle);
             self.report(now, Event::UpstreamSpoofed { upstream });
         } else if socket.mismatches == MISMATCHES_BEFORE_STREAM {
@@ -212,7 +238,7 @@ impl Engine {
             return;
         }
         socket.retired = true;
-        let state = &mut self.upstreams[socket.upstream];
+        let state = &mut self.endpoints[socket.endpoint];
         state.sockets[socket.place] = None;
         state.retired_sockets += 1;
         self.close_socket_if_done(handle);
@@ -225,10 +251,10 @@ impl Engine {
         if !socket.retired || socket.ids.live() > 0 {
             return;
         }
-        let (upstream, timer) = (socket.upstream, socket.timer);
+        let (endpoint, timer) = (socket.endpoint, socket.timer);
         self.sockets.remove(handle);
         self.timers.release(timer);
-        self.upstreams[upstream].retired_sockets -= 1;
+        self.endpoints[endpoint].retired_sockets -= 1;
         self.actions.push_back(Action::CloseSocket { socket: handle });
     }
 
@@ -251,7 +277,7 @@ impl Engine {
         if !socket.open {
             socket.waiting.retain(|waiting| *waiting != fetch);
         }
-        self.upstreams[socket.upstream].in_flight -= 1;
+        self.endpoints[socket.endpoint].in_flight -= 1;
         self.close_socket_if_done(handle);
     }
 
@@ -264,7 +290,7 @@ impl Engine {
             AttemptVia::Socket(socket, _) => {
                 self.sockets.get(socket).is_some_and(|socket| socket.open)
             }
-            AttemptVia::Nothing | AttemptVia::Conn(..) => false,
+            AttemptVia::Nothing | AttemptVia::Conn(..) | AttemptVia::Host(_) => false,
         }
     }
 }

@@ -12,14 +12,14 @@ use crate::upstream::Owner;
 use crate::wire::ResponseView;
 
 impl Engine {
-    /// Puts a fetch's query onto a connection to the upstream, opening one if need be.
+    /// Puts a fetch's query onto a connection to the endpoint, opening one if need be.
     pub(super) fn attempt_stream(
         &mut self,
         now: Instant,
         handle: FetchHandle,
-        upstream: usize,
+        endpoint: usize,
     ) -> Result<(), Failure> {
-        let name = self.take_conn(now, handle, upstream)?;
+        let name = self.take_conn(now, handle, endpoint)?;
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return Err(Failure::Busy);
         };
@@ -27,7 +27,7 @@ impl Engine {
         if conn.stage == Stage::Open {
             self.timers.cancel(conn.timer); // no longer idle
         }
-        self.begin_attempt(now, handle, upstream, AttemptVia::Conn(name, id), None);
+        self.begin_attempt(now, handle, endpoint, AttemptVia::Conn(name, id), None);
         let mut message = [0; QUERY_OCTETS];
         let len = self.write_query_of(handle, id, &mut message);
         if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
@@ -42,9 +42,9 @@ impl Engine {
         &mut self,
         now: Instant,
         handle: FetchHandle,
-        upstream: usize,
+        endpoint: usize,
     ) -> Result<ConnHandle, Failure> {
-        let state = &self.upstreams[upstream];
+        let state = &self.endpoints[endpoint];
         let mut best: Option<(usize, ConnHandle)> = None;
         let mut usable = 0;
         for name in &state.conns {
@@ -67,13 +67,13 @@ impl Engine {
         if wait.is_some() && fetch.candidates.len() > 1 {
             return Err(Failure::Busy); // somebody else can be asked meanwhile
         }
-        self.open_conn(now, upstream, wait)
+        self.open_conn(now, endpoint, wait)
     }
 
     fn open_conn(
         &mut self,
         now: Instant,
-        upstream: usize,
+        endpoint: usize,
         wait: Option<Instant>,
     ) -> Result<ConnHandle, Failure> {
         let timers = &mut self.timers;
@@ -83,21 +83,21 @@ impl Engine {
             if let Some(until) = wait {
                 timers.set(timer, until);
             }
-            Conn::Upstream(UpstreamConn::new(upstream, stage, timer))
+            Conn::Upstream(UpstreamConn::new(endpoint, stage, timer))
         });
         let Ok(name) = made else {
             self.report_limit(now, Counter::LimitSockets, "connections");
             return Err(Failure::Busy);
         };
-        self.upstreams[upstream].conns.push(name);
+        self.endpoints[endpoint].conns.push(name);
         if stage == Stage::Connecting {
-            self.connect(name, upstream);
+            self.connect(name, endpoint);
         }
         Ok(name)
     }
 
-    fn connect(&mut self, conn: ConnHandle, upstream: usize) {
-        let remote = self.upstreams[upstream].settings.addr;
+    fn connect(&mut self, conn: ConnHandle, endpoint: usize) {
+        let remote = self.endpoints[endpoint].remote;
         self.metrics.counters.count(Counter::ConnsOpened);
         let security = Security::Plain;
         self.actions.push_back(Action::Connect { conn, remote, source: None, security });
@@ -178,7 +178,7 @@ impl Engine {
             && !conn.answered
         {
             conn.answered = true;
-            self.upstreams[conn.upstream].backoff.succeeded();
+            self.endpoints[conn.endpoint].backoff.succeeded();
         }
         self.reply(now, fetch, &view, Carrier::Stream, &mut Out(None));
         Ok(())
@@ -195,8 +195,8 @@ impl Engine {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
         };
-        let upstream = conn.upstream;
-        self.upstreams[upstream].in_flight -= 1;
+        let endpoint = conn.endpoint;
+        self.endpoints[endpoint].in_flight -= 1;
         if late {
             conn.ids.give_up(id);
             match conn.stage {
@@ -204,7 +204,7 @@ impl Engine {
                 Stage::Connecting if conn.retired => {}
                 Stage::Connecting => {
                     conn.retired = true;
-                    self.upstreams[upstream].backoff.failed(self.now);
+                    self.endpoints[endpoint].connect_failed(self.now);
                 }
                 // Not an octet since the query was sent: nobody may be there any more.
                 Stage::Open => {
@@ -218,7 +218,7 @@ impl Engine {
         if conn.ids.live() > 0 {
             return;
         }
-        if conn.retired || self.upstreams[upstream].removed {
+        if conn.retired || self.endpoints[endpoint].removed {
             self.close_upstream_conn(name);
         } else if conn.stage == Stage::Open {
             self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
@@ -233,8 +233,8 @@ impl Engine {
         match conn.stage {
             Stage::Waiting => {
                 conn.stage = Stage::Connecting;
-                let upstream = conn.upstream;
-                self.connect(name, upstream);
+                let endpoint = conn.endpoint;
+                self.connect(name, endpoint);
             }
             Stage::Connecting | Stage::Open if conn.ids.live() == 0 => {
                 self.close_upstream_conn(name);
@@ -259,7 +259,7 @@ impl Engine {
         match self.conns.remove(name)? {
             Conn::Upstream(conn) => {
                 self.timers.release(conn.timer);
-                self.upstreams[conn.upstream].conns.retain(|held| *held != name);
+                self.endpoints[conn.endpoint].conns.retain(|held| *held != name);
                 Some(conn)
             }
             Conn::Client(_) => unreachable!("the caller looked at the kind"),
@@ -271,17 +271,17 @@ impl Engine {
         let Some(conn) = self.forget_upstream_conn(name) else {
             return;
         };
-        let upstream = conn.upstream;
+        let endpoint = conn.endpoint;
         let failure = match how {
             Closed::Cleanly => IoFailure::Reset,
             Closed::Failed(failure) => failure,
         };
         let was_open = conn.stage == Stage::Open;
         if !conn.answered {
-            self.upstreams[upstream].backoff.failed(now);
+            self.endpoints[endpoint].connect_failed(now);
         }
         for handle in conn.ids.owners() {
-            self.upstreams[upstream].in_flight -= 1;
+            self.endpoints[endpoint].in_flight -= 1;
             let Some(fetch) = self.fetches.get_mut(handle) else {
                 continue;
             };
@@ -290,18 +290,18 @@ impl Engine {
                 // An upstream may close a connection at any time (RFC 7766 section 6.2.4): try
                 // once more with it before going on to the next.
                 fetch.reconnected = true;
-                self.retry_stream(now, handle, upstream);
+                self.retry_stream(now, handle, endpoint);
             } else {
                 self.attempt_failed(now, handle, Failure::Network(failure), &mut Out(None));
             }
         }
     }
 
-    fn retry_stream(&mut self, now: Instant, handle: FetchHandle, upstream: usize) {
+    fn retry_stream(&mut self, now: Instant, handle: FetchHandle, endpoint: usize) {
         let spent = |sends| sends >= self.snapshot.routing.attempts_max;
         let retried = match self.fetches.get(handle) {
             Some(fetch) if spent(fetch.sends) => Err(Failure::Network(IoFailure::Reset)),
-            Some(_) => self.attempt_stream(now, handle, upstream),
+            Some(_) => self.attempt_stream(now, handle, endpoint),
             None => return,
         };
         if let Err(failure) = retried {

@@ -1,14 +1,20 @@
 //! Upstreams: which one serves a name, and what a worker keeps open towards each.
 //!
-//! Owns the zone routes, the pool of UDP sockets and its ids, connection back-off. Does not decide
-//! when to try which: that is the engine's.
+//! Owns the zone routes, the endpoints with their sockets, ids, health and back-off, and the host
+//! names that stand for endpoints. Does not decide when to try which: that is the engine's.
 
+mod endpoint;
+mod health;
+mod host_name;
 mod ids;
+mod letter_case;
+mod round_trip;
 mod routes;
 mod socket;
-mod state;
 
+pub(crate) use endpoint::Endpoint;
+pub(crate) use host_name::{Family, HostName};
 pub(crate) use ids::{IdTable, Owner};
+pub(crate) use letter_case::spell;
 pub use routes::Routes;
 pub(crate) use socket::UpstreamSocket;
-pub(crate) use state::UpstreamState;

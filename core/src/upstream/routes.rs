@@ -7,12 +7,15 @@
 use crate::hash::Map;
 use crate::wire::{Name, suffixes};
 
+/// Upstreams, by their places: a list for each matching zone, the longest one first.
+type Lists = Box<[Box<[usize]>]>;
+
 /// The zones of all upstreams and who serves them.
 #[derive(Debug, Clone, Default)]
 pub struct Routes {
     /// For each zone, in wire form, the candidates for a name that this zone is the longest match
-    /// of.
-    candidates: Map<Box<[u8]>, Box<[usize]>>,
+    /// of: one list per zone, its own first.
+    candidates: Map<Box<[u8]>, Lists>,
     /// The distinct zones in their own order, for display.
     zones: Vec<Name>,
 }
@@ -27,7 +30,10 @@ impl Routes {
             let root = [Name::root()];
             let zones = if zones.is_empty() { &root } else { zones.as_slice() };
             for zone in zones {
-                servers.entry(zone.clone()).or_default().push(upstream);
+                let of_zone = servers.entry(zone.clone()).or_default();
+                if of_zone.last() != Some(&upstream) {
+                    of_zone.push(upstream);
+                }
             }
         }
         let mut zones: Vec<Name> = servers.keys().cloned().collect();
@@ -41,10 +47,11 @@ impl Routes {
         Self { candidates, zones }
     }
 
-    /// The upstreams to ask for a lower-cased wire name, in order: those of the longest matching
-    /// zone as configured, then those of less specific ones, each once. Empty if no zone matches.
+    /// The upstreams to ask for a lower-cased wire name, in order: a list of those of the longest
+    /// matching zone as configured, then a list for each less specific one, each upstream once.
+    /// Empty if no zone matches.
     #[must_use]
-    pub fn candidates(&self, lower_name: &[u8]) -> &[usize] {
+    pub fn candidates(&self, lower_name: &[u8]) -> &[Box<[usize]>] {
         suffixes(lower_name).find_map(|suffix| self.candidates.get(suffix)).map_or(&[], |list| list)
     }
 
@@ -56,22 +63,23 @@ impl Routes {
     }
 
     /// Every distinct zone with its candidates.
-    pub fn zones(&self) -> impl Iterator<Item = (&Name, &[usize])> {
+    pub fn zones(&self) -> impl Iterator<Item = (&Name, &[Box<[usize]>])> {
         self.zones.iter().map(|zone| (zone, self.candidates(zone.as_wire())))
     }
 }
 
 /// The upstreams of a zone, then those of the zones above it, each once.
-fn candidates_of(zone: &Name, servers: &Map<&[u8], &[usize]>) -> Box<[usize]> {
-    let mut order = Vec::new();
+fn candidates_of(zone: &Name, servers: &Map<&[u8], &[usize]>) -> Lists {
+    let mut lists: Vec<Box<[usize]>> = Vec::new();
     for suffix in suffixes(zone.as_wire()) {
-        for upstream in servers.get(suffix).copied().unwrap_or_default() {
-            if !order.contains(upstream) {
-                order.push(*upstream);
-            }
+        let of_zone = servers.get(suffix).copied().unwrap_or_default();
+        let is_new = |upstream: &&usize| !lists.iter().flatten().any(|known| known == *upstream);
+        let list: Box<[usize]> = of_zone.iter().filter(is_new).copied().collect();
+        if !list.is_empty() {
+            lists.push(list);
         }
     }
-    order.into_boxed_slice()
+    lists.into_boxed_slice()
 }
 
 #[cfg(test)]
@@ -88,13 +96,16 @@ mod tests {
         Routes::new(&zones)
     }
 
-    fn candidates<'a>(routes: &'a Routes, name: &str) -> &'a [usize] {
-        routes.candidates(Name::parse(name).unwrap().as_wire())
+    /// All lists as one.
+    fn candidates(routes: &Routes, name: &str) -> Vec<usize> {
+        routes.candidates(Name::parse(name).unwrap().as_wire()).concat()
     }
 
     #[test]
     fn the_longest_zone_comes_first_and_the_others_after_it() {
         let routes = routes(&[&[], &["corp.example"], &["example", "test"], &["corp.example"]]);
+        let lists = routes.candidates(Name::parse("a.corp.example").unwrap().as_wire());
+        assert_eq!(lists, [[1, 3].into(), [2].into(), Box::from([0])]);
         assert_eq!(candidates(&routes, "a.corp.example"), [1, 3, 2, 0]);
         assert_eq!(candidates(&routes, "corp.example"), [1, 3, 2, 0]);
         assert_eq!(candidates(&routes, "example"), [2, 0]);
@@ -126,13 +137,14 @@ mod tests {
     fn an_upstream_of_several_matching_zones_is_asked_once() {
         let routes = routes(&[&[".", "example", "a.example", "Example."]]);
         assert_eq!(candidates(&routes, "b.a.example"), [0]);
+        assert_eq!(candidates(&routes, "b.example"), [0]);
     }
 
     #[test]
     fn zones_are_listed_once_each() {
         let routes = routes(&[&[], &["example"], &["EXAMPLE"]]);
         let listed: Vec<_> =
-            routes.zones().map(|(zone, list)| (zone.to_string(), list.to_vec())).collect();
+            routes.zones().map(|(zone, lists)| (zone.to_string(), lists.concat())).collect();
         assert_eq!(listed, [(".".to_owned(), vec![0]), ("example.".to_owned(), vec![1, 2, 0])]);
         assert!(candidates(&Routes::default(), "example").is_empty());
     }

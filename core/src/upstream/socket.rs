@@ -13,9 +13,9 @@ use crate::timers::TimerId;
 /// A UDP socket connected to an upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamSocket {
-    /// The upstream it leads to.
-    pub(crate) upstream: usize,
-    /// Its place among the upstream's sockets.
+    /// The endpoint it leads to.
+    pub(crate) endpoint: usize,
+    /// Its place among the endpoint's sockets.
     pub(crate) place: usize,
     /// Whether the adapter has said that it is open.
     pub(crate) open: bool,
@@ -36,9 +36,9 @@ pub(crate) struct UpstreamSocket {
 }
 
 impl UpstreamSocket {
-    pub(crate) fn new(upstream: usize, place: usize, now: Instant, timer: TimerId) -> Self {
+    pub(crate) fn new(endpoint: usize, place: usize, now: Instant, timer: TimerId) -> Self {
         Self {
-            upstream,
+            endpoint,
             place,
             open: false,
             retired: false,

@@ -317,6 +317,37 @@ fn upstreams_are_required() {
 }
 
 #[test]
+fn bootstrap_servers() {
+    const EXPECTED: &str = "expected ip or ip:port of a name server";
+    for (entry, expected) in [
+        ("'dns.example'", format!("\"dns.example\" is wrong; {EXPECTED}")),
+        ("'dns.example:53'", format!("\"dns.example:53\" is wrong; {EXPECTED}")),
+        ("'192.0.2.1:0'", format!("\"192.0.2.1:0\" is wrong; {EXPECTED}")),
+        ("53", format!("53 is wrong; {EXPECTED}")),
+        (
+            "'127.0.0.1'",
+            "\"127.0.0.1\" is one of our own listeners; expected another server".into(),
+        ),
+    ] {
+        let text = with(&format!("routing = {{ bootstrap = {{ {entry} }} }}"));
+        let expected = format!("etc/test.lua:2: routing.bootstrap[1]: {expected}");
+        assert_eq!(FakeHost::new().errors(&text), [expected], "{entry}");
+    }
+}
+
+/// A host name is never looked up through ourselves.
+#[test]
+fn host_names_need_somebody_to_look_them_up() {
+    let text = "return { upstreams = {\n{ name = 'u', addr = 'dns.example:53' } } }";
+    for resolvers in [&[][..], &["127.0.0.1:53"]] {
+        let expected = "etc/test.lua:2: upstreams[1].addr: \"dns.example.\" has to be looked up, but \
+            routing.bootstrap is empty and the system has no name servers besides our own listeners; \
+            expected an ip address, or name servers in routing.bootstrap";
+        assert_eq!(FakeHost::new().resolvers(resolvers).errors(text), [expected], "{resolvers:?}");
+    }
+}
+
+#[test]
 fn addresses_of_upstreams() {
     for (addr, expected) in [
         ("'1.1.1.1'", "\"1.1.1.1\" has no port; expected host:port"),
@@ -326,11 +357,6 @@ fn addresses_of_upstreams() {
         (
             "'2606:4700::1:53'",
             "\"2606:4700::1:53\" is an ipv6 address without brackets; expected host:port",
-        ),
-        (
-            "'dns.example:53'",
-            "\"dns.example:53\" has a host name, which needs routing.bootstrap, which is not \
-             available in this build; expected ip:port",
         ),
         ("53", "53 is wrong; expected host:port"),
         ("''", "\"\" is wrong; expected host:port"),

@@ -22,12 +22,6 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("logging = { format = 'json' }", "logging.format", "\"json\"", "\"text\""),
     ("routing = { policy = 'fastest' }", "routing.policy", "\"fastest\"", "\"ordered\""),
-    (
-        "routing = { bootstrap = { '1.1.1.1:53' } }",
-        "routing.bootstrap",
-        "a list of 1",
-        "{} or no such key",
-    ),
     ("routing = { zone_fallback = false }", "routing.zone_fallback", "false", "true"),
     (
         "routing = { hedge = { quantile = 0.95, budget = 0.05 } }",
@@ -104,7 +98,6 @@ const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
     ("tls_ca_file = 'ca'", "tls_ca_file", "\"ca\"", "false or no such key"),
     ("tls_pin_sha256 = { 'x' }", "tls_pin_sha256", "a list of 1", "{} or no such key"),
     ("source_addr = '192.0.2.9'", "source_addr", "\"192.0.2.9\"", "false or no such key"),
-    ("randomize_case = true", "randomize_case", "true", "false or no such key"),
     ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
     ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
     ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
@@ -139,10 +132,6 @@ fn values_of_later_capabilities_are_checked() {
         (
             "listen = { trusted_proxies = { 'x' } }",
             "listen.trusted_proxies[1]: \"x\" is not a network; expected a network or an ip address",
-        ),
-        (
-            "routing = { bootstrap = { '1.1.1.1' } }",
-            "routing.bootstrap[1]: \"1.1.1.1\" is wrong; expected ip:port",
         ),
         ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
         (

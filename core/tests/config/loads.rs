@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{FakeHost, warnings, with, with_upstream};
 use balancedns_core::config::{
-    self, ControlSettings, Level, Source, Stage, TtlBounds, UpstreamProtocol, load,
+    self, ControlSettings, Level, Loaded, Source, Stage, TtlBounds, UpstreamProtocol, load,
 };
 use balancedns_core::engine::Transport;
 use balancedns_core::time::Duration;
@@ -87,6 +87,40 @@ fn our_own_listeners_are_no_system_resolvers() {
 }
 
 #[test]
+fn host_names_are_looked_up_at_bootstrap_servers_else_at_the_systems() {
+    let shown = |loaded: &Loaded| -> Vec<String> {
+        loaded.snapshot.routing.bootstrap.iter().map(ToString::to_string).collect()
+    };
+    let host = FakeHost::new().resolvers(&["127.0.0.1:53", "192.0.2.7:53"]);
+    let upstreams = "upstreams = { { name = 'u', addr = 'DNS.example:5353' } }";
+    let loaded = host.load(&format!("return {{ {upstreams} }}")).expect("loads");
+    assert_eq!(loaded.snapshot.upstreams[0].addr.to_string(), "dns.example.:5353");
+    assert_eq!(shown(&loaded), ["192.0.2.7:53"], "not our own listener");
+    assert!(loaded.uses_system_resolvers);
+
+    let bootstrap = "routing = { bootstrap = { '192.0.2.8', '[2001:db8::1]:5353' } }";
+    let loaded = host.load(&format!("return {{ {upstreams}, {bootstrap} }}")).expect("loads");
+    assert_eq!(shown(&loaded), ["192.0.2.8:53", "[2001:db8::1]:5353"]);
+    assert!(!loaded.uses_system_resolvers);
+
+    let loaded = host.load(&with(bootstrap)).expect("loads");
+    assert!(shown(&loaded).is_empty(), "there is nothing to look up");
+}
+
+#[test]
+fn letter_case_is_random_towards_udp_upstreams() {
+    let random = |keys: &str| {
+        let loaded = FakeHost::new().load(&with_upstream(keys)).expect("loads");
+        (loaded.snapshot.upstreams[0].randomize_case, warnings(&loaded))
+    };
+    assert_eq!(random(""), (true, vec![]));
+    assert_eq!(random("randomize_case = false"), (false, vec![]));
+    assert_eq!(random("protocol = 'tcp'"), (false, vec![]));
+    let (value, warned) = random("protocol = 'tcp', randomize_case = true");
+    assert!(!value && warned[0].contains("has no effect on protocol tcp"), "{warned:?}");
+}
+
+#[test]
 fn defaults_are_those_of_the_contract() {
     let loaded = FakeHost::new().load(&with("")).expect("loads");
     assert!(loaded.warnings.is_empty() && loaded.files.is_empty());
@@ -125,7 +159,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(upstream.max_in_flight, 1_000);
     assert_eq!(
         snapshot.routes.candidates(Name::parse("a.example").expect("a name").as_wire()),
-        [0]
+        [Box::from([0])]
     );
 
     assert_eq!((snapshot.routing.deadline, snapshot.routing.attempts_max), (millis(4_500), 8));

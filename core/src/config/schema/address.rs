@@ -6,6 +6,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::wire::Name;
 
+/// Where name servers are asked (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
 /// What is expected where an address with a port is.
 pub(super) const HOST_PORT: &str = "host:port";
 
@@ -16,8 +18,8 @@ pub(super) enum Host {
     Any,
     /// An address, possibly with a scope; the port is in it.
     Literal(SocketAddr),
-    /// A name that has to be resolved.
-    Name,
+    /// A name that has to be looked up.
+    Name(Name),
 }
 
 /// Reads `host:port` or `:port`; the error says what is wrong with it.
@@ -45,10 +47,11 @@ pub(super) fn host_port(text: &str) -> Result<(Host, u16), &'static str> {
         return Ok((Host::Literal((Ipv4Addr::LOCALHOST, port).into()), port));
     }
     let looks_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if looks_numeric || host.contains([':', '[', ']', '/', ' ']) || Name::parse(host).is_err() {
+    if looks_numeric || host.contains([':', '[', ']', '/', ' ']) {
         return Err("has a bad host");
     }
-    Ok((Host::Name, port))
+    let name = Name::parse(host).map_err(|_| "has a bad host")?;
+    Ok((Host::Name(name), port))
 }
 
 /// The addresses that a listener's text stands for: all addresses are one per family.
@@ -58,7 +61,18 @@ pub(super) fn listen(text: &str) -> Result<Vec<SocketAddr>, &'static str> {
             Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()])
         }
         (Host::Literal(addr), _) => Ok(vec![addr]),
-        (Host::Name, _) => Err("has a host name"),
+        (Host::Name(_), _) => Err("has a host name"),
+    }
+}
+
+/// Reads the address of a name server, on port 53 if it names none.
+pub(super) fn server(text: &str) -> Option<SocketAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(SocketAddr::new(ip, DNS_PORT));
+    }
+    match host_port(text) {
+        Ok((Host::Literal(addr), 1..)) => Some(addr),
+        Ok((Host::Literal(_) | Host::Any | Host::Name(_), _)) | Err(_) => None,
     }
 }
 
@@ -90,7 +104,8 @@ mod tests {
         assert_eq!(host_port("[::1]:53"), Ok((literal("[::1]:53"), 53)));
         assert_eq!(host_port("[fe80::1%3]:53"), Ok((literal("[fe80::1%3]:53"), 53)));
         assert_eq!(host_port("localhost:0"), Ok((literal("127.0.0.1:0"), 0)));
-        assert_eq!(host_port("dns.example:853"), Ok((Host::Name, 853)));
+        let name = Host::Name(Name::parse("dns.example").unwrap());
+        assert_eq!(host_port("dns.example:853"), Ok((name, 853)));
         for (text, message) in [
             ("", "has no port"),
             ("1.1.1.1", "has no port"),
@@ -117,6 +132,17 @@ mod tests {
     fn all_addresses_are_one_per_family() {
         let all = listen(":5300").unwrap();
         assert_eq!(all, ["0.0.0.0:5300".parse().unwrap(), "[::]:5300".parse().unwrap()]);
+    }
+
+    #[test]
+    fn name_servers_have_a_port_of_their_own() {
+        let shown = |text: &str| server(text).map(|addr| addr.to_string());
+        assert_eq!(shown("192.0.2.1").as_deref(), Some("192.0.2.1:53"));
+        assert_eq!(shown("2001:db8::1").as_deref(), Some("[2001:db8::1]:53"));
+        assert_eq!(shown("[2001:db8::1]:5353").as_deref(), Some("[2001:db8::1]:5353"));
+        for wrong in ["", "dns.example", "dns.example:53", ":53", "192.0.2.1:0", "192.0.2.1:"] {
+            assert_eq!(shown(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,6 @@ enum Shape {
     Networks,
     /// One address to listen on, or several.
     Listen,
-    Resolvers,
     Table(&'static [Later]),
     Tables(&'static [Later]),
     /// Only whether it is there is looked at.
@@ -81,7 +80,6 @@ pub(super) const LOGGING: &[Later] =
 /// Keys of `routing`.
 pub(super) const ROUTING: &[Later] = &[
     unless("policy", r#""ordered""#, Shape::Text("the name of a policy")),
-    switch("bootstrap", Shape::Resolvers),
     unless("zone_fallback", "true", Shape::Flag),
     switch(
         "hedge",
@@ -101,7 +99,6 @@ pub(super) const UPSTREAM: &[Later] = &[
     switch("tls_ca_file", Shape::Text("the path of a file")),
     switch("tls_pin_sha256", Shape::Texts("pins")),
     switch("source_addr", Shape::Ip),
-    switch("randomize_case", Shape::Flag),
     switch("pool", Shape::Text("the name of a pool")),
 ];
 
@@ -248,12 +245,9 @@ impl Shape {
     /// What leaves the capability off.
     fn off(&self) -> &'static str {
         match self {
-            Self::Texts(_)
-            | Self::Ips
-            | Self::Networks
-            | Self::Resolvers
-            | Self::Table(_)
-            | Self::Tables(_) => "{} or no such key",
+            Self::Texts(_) | Self::Ips | Self::Networks | Self::Table(_) | Self::Tables(_) => {
+                "{} or no such key"
+            }
             Self::Flag
             | Self::Whole(_)
             | Self::Number(_)
@@ -281,7 +275,6 @@ impl Shape {
             Self::Texts(of) => all(item, of, |entry| entry.word("a text").is_some()),
             Self::Ips => all(item, "ip addresses", ip),
             Self::Networks => all(item, "networks", network),
-            Self::Resolvers => all(item, "addresses", resolver),
             Self::Listen => listens(item),
             Self::Table(keys) => {
                 let mut section = item.clone().section();
@@ -325,18 +318,6 @@ fn network(item: &Item<'_>) -> bool {
     let good = text.is_some_and(|text| address::network(text).is_some());
     if text.is_some() && !good {
         item.error("is not a network", EXPECTED);
-    }
-    good
-}
-
-fn resolver(item: &Item<'_>) -> bool {
-    const EXPECTED: &str = "ip:port";
-    let Some(text) = item.word(EXPECTED) else {
-        return false;
-    };
-    let good = matches!(address::host_port(text), Ok((address::Host::Literal(_), 1..)));
-    if !good {
-        item.error("is wrong", EXPECTED);
     }
     good
 }

@@ -11,11 +11,11 @@ mod policy;
 mod settings;
 mod upstreams;
 
-use super::Host;
-use super::error::Report;
+use super::error::{Path, Report};
 use super::reader::Section;
 use super::snapshot::{Snapshot, Stage};
 use super::value::Value;
+use super::{Host, is_listener};
 use crate::upstream::Routes;
 
 /// What was read, with defaults where something was wrong.
@@ -23,6 +23,8 @@ pub(super) struct Read {
     pub(super) snapshot: Snapshot,
     /// The files that were read.
     pub(super) files: Vec<String>,
+    /// The system's name servers became a part of the snapshot.
+    pub(super) asks_system: bool,
 }
 
 /// Reads the whole table.
@@ -32,8 +34,21 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     let listen = listen::read(top.section("listen"), host);
     let logging = settings::logging(top.section("logging"));
     let acl = policy::acl(&mut top);
-    let routing = settings::routing(top.section("routing"));
+    let mut routing = settings::routing(top.section("routing"), &listen.sockets, host);
     let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, host);
+    let looks_up = upstreams.have_host_names();
+    let asks_system = looks_up && routing.settings.bootstrap.is_empty();
+    if asks_system {
+        let mut servers = host.system_resolvers();
+        servers.retain(|server| !is_listener(*server, &listen.sockets, host));
+        if servers.is_empty() {
+            upstreams.report_no_bootstrap(report);
+        }
+        routing.settings.bootstrap = servers;
+    }
+    if !looks_up {
+        routing.settings.bootstrap.clear(); // nothing to ask them
+    }
     let blocklist = policy::blacklist(top.section("blacklist"));
     let hosts = policy::hosts(top.section("hosts"), host, folder, &mut files);
     let cache = settings::cache(top.section("cache"));
@@ -43,7 +58,7 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     top.finish();
     if hosts.is_some() && !routing.chain.contains(&Stage::Hosts) {
         report.warning(
-            &super::error::Path::default().key("hosts").key("file"),
+            &Path::default().key("hosts").key("file"),
             "has no effect without \"hosts\" in routing.chain".to_owned(),
         );
     }
@@ -61,5 +76,5 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         cache,
         control,
     };
-    Read { snapshot, files }
+    Read { snapshot, files, asks_system }
 }

@@ -1,12 +1,14 @@
 //! Sections of plain settings: `logging`, `routing`, `cache`, `control`.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::super::reader::{Item, Section};
 use super::super::snapshot::{
-    CacheSettings, ControlSettings, Level, LoggingSettings, RoutingSettings, Stage,
+    CacheSettings, ControlSettings, Level, ListenSocket, LoggingSettings, RoutingSettings, Stage,
 };
-use super::later;
+use super::super::{Host, is_listener};
+use super::{address, later};
 use crate::cache::TtlBounds;
 use crate::limits;
 use crate::wire::Rcode;
@@ -53,7 +55,11 @@ pub(super) struct Routing {
 }
 
 /// Reads `routing`.
-pub(super) fn routing(mut section: Section<'_>) -> Routing {
+pub(super) fn routing(
+    mut section: Section<'_>,
+    listeners: &[ListenSocket],
+    host: &dyn Host,
+) -> Routing {
     let chain = match section.item("chain") {
         None => {
             use Stage::{Blacklist, Cache, Hosts, Policy, Upstream};
@@ -70,6 +76,7 @@ pub(super) fn routing(mut section: Section<'_>) -> Routing {
         deadline: section.millis("deadline_ms", 1..=60_000, 4_500),
         attempts_max: section.integer("attempts_max", 1..=100, 8),
         failover_on,
+        bootstrap: bootstrap(&mut section, listeners, host),
         special_names: section.boolean("special_names", true),
     };
     later::check(&mut section, later::ROUTING);
@@ -97,6 +104,30 @@ fn chain(item: &Item<'_>) -> Vec<Stage> {
         Some(_) => {}
     }
     chain
+}
+
+/// Reads `bootstrap`: what is sent to one of our own listeners would come back to be looked up.
+fn bootstrap(
+    section: &mut Section<'_>,
+    listeners: &[ListenSocket],
+    host: &dyn Host,
+) -> Vec<SocketAddr> {
+    const EXPECTED: &str = "ip or ip:port of a name server";
+    let mut servers = Vec::new();
+    for entry in section.list("bootstrap", "name servers") {
+        let Some(text) = entry.word(EXPECTED) else {
+            continue;
+        };
+        match address::server(text) {
+            None => entry.error("is wrong", EXPECTED),
+            Some(server) if is_listener(server, listeners, host) => {
+                entry.error("is one of our own listeners", "another server");
+            }
+            Some(server) if servers.contains(&server) => entry.warning("is listed twice"),
+            Some(server) => servers.push(server),
+        }
+    }
+    servers
 }
 
 fn failover_on(item: &Item<'_>) -> Vec<Rcode> {

@@ -1,20 +1,20 @@
 //! `upstreams`: the servers to forward to, and their zones.
 
-use std::net::SocketAddr;
-
 use super::super::Host;
+use super::super::error::{Path, Report};
 use super::super::reader::{Item, Section};
-use super::super::snapshot::{ListenSocket, RoutingSettings, UpstreamProtocol, UpstreamSettings};
+use super::super::snapshot::{
+    ListenSocket, RoutingSettings, UpstreamAddress, UpstreamProtocol, UpstreamSettings,
+};
 use super::super::value::Value;
 use super::address::{self, HOST_PORT};
 use super::later;
 use super::settings::MILLIS;
 use crate::config::is_listener;
+use crate::limits::UPSTREAMS;
 use crate::time::Duration;
 use crate::wire::Name;
 
-/// Upstreams in all: each has sockets, counters and metric labels of its own.
-const UPSTREAMS: usize = 1_000;
 /// Characters of an upstream's name, which is a metric label.
 const NAME_CHARS: usize = 100;
 
@@ -38,6 +38,32 @@ const PROTOCOLS: &[(&str, Protocol)] = &[
 pub(super) struct Upstreams {
     pub(super) settings: Vec<UpstreamSettings>,
     pub(super) zones: Vec<Vec<Name>>,
+}
+
+impl Upstreams {
+    /// Whether one of them has to be looked up.
+    pub(super) fn have_host_names(&self) -> bool {
+        self.host_names().next().is_some()
+    }
+
+    /// Reports that there is nobody to look them up.
+    pub(super) fn report_no_bootstrap(&self, report: &Report) {
+        for (index, name) in self.host_names() {
+            let path = Path::default().key("upstreams").index(index + 1).key("addr");
+            let message = format!(
+                "\"{name}\" has to be looked up, but routing.bootstrap is empty and the system has no \
+                 name servers besides our own listeners"
+            );
+            report.error(&path, message, "an ip address, or name servers in routing.bootstrap");
+        }
+    }
+
+    fn host_names(&self) -> impl Iterator<Item = (usize, &Name)> {
+        self.settings.iter().enumerate().filter_map(|(index, one)| match &one.addr {
+            UpstreamAddress::Literal(_) => None,
+            UpstreamAddress::Host { name, .. } => Some((index, name)),
+        })
+    }
 }
 
 /// Reads the list. What is sent to one of our own listeners would come back forever.
@@ -123,10 +149,24 @@ fn upstream(
     UpstreamSettings {
         name: String::new(),
         protocol: plain,
-        addr: addr.unwrap_or_else(|| ([0, 0, 0, 0], 0).into()),
+        addr: addr.unwrap_or_else(|| UpstreamAddress::Literal(([0, 0, 0, 0], 0).into())),
         timeout: timeout(section),
         max_in_flight: section.integer("max_in_flight", 1..=1_000_000, 1_000),
+        randomize_case: randomize_case(section, plain),
     }
+}
+
+/// Reads `randomize_case`. A stream needs no more bits to be guessed.
+fn randomize_case(section: &mut Section<'_>, protocol: UpstreamProtocol) -> bool {
+    let datagrams = protocol == UpstreamProtocol::Udp;
+    let Some(item) = section.item("randomize_case") else {
+        return datagrams;
+    };
+    let wanted = item.boolean().unwrap_or(datagrams);
+    if wanted && !datagrams {
+        item.warning(&format!("has no effect on protocol {}", protocol.name()));
+    }
+    wanted && datagrams
 }
 
 fn timeout(section: &mut Section<'_>) -> Duration {
@@ -139,7 +179,7 @@ fn addr(
     protocol: Protocol,
     listeners: &[ListenSocket],
     host: &dyn Host,
-) -> Option<SocketAddr> {
+) -> Option<UpstreamAddress> {
     let item = match protocol {
         Protocol::Doh => section.item("addr")?,
         Protocol::Plain(_) | Protocol::Dot => section.required("addr", HOST_PORT)?,
@@ -155,14 +195,7 @@ fn addr(
             item.error("has no host", HOST_PORT);
             return None;
         }
-        Ok((address::Host::Name, _)) => {
-            item.error(
-                "has a host name, which needs routing.bootstrap, which is not available in this \
-                 build",
-                "ip:port",
-            );
-            return None;
-        }
+        Ok((address::Host::Name(name), port)) => return Some(UpstreamAddress::Host { name, port }),
         Err(wrong) => {
             item.error(wrong, HOST_PORT);
             return None;
@@ -172,7 +205,7 @@ fn addr(
         item.error("is one of our own listeners", "another server");
         return None;
     }
-    Some(addr)
+    Some(UpstreamAddress::Literal(addr))
 }
 
 /// Reads `doh_url`, which doh needs and nothing else uses.

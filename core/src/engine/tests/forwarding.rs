@@ -102,7 +102,8 @@ fn a_refusing_network_means_the_next_candidate_at_once() {
     world.upstream_says(second, &reply(&sent, 60));
     assert_eq!(rcode(&world.replies[0]), 0);
     let (upstream, failure) = ("one".into(), IoFailure::Refused);
-    let failed = Event::UpstreamFailed { upstream, failure, failures: 1 };
+    let addr = "192.0.2.1:53".parse().expect("an address");
+    let failed = Event::UpstreamFailed { upstream, addr, failure, failures: 1 };
     assert!(world.events.contains(&failed));
 }
 

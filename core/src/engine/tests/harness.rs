@@ -1,13 +1,14 @@
 //! A host for one engine: carries out its actions in memory, with time as a number.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{
     CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamProtocol, UpstreamSettings,
+    RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamAddress, UpstreamProtocol,
+    UpstreamSettings,
 };
 use crate::engine::{
     Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
@@ -26,13 +27,18 @@ pub(super) fn client() -> SocketAddr {
     "127.0.0.1:40000".parse().expect("an address")
 }
 
+pub(super) fn literal(addr: &str) -> UpstreamAddress {
+    UpstreamAddress::Literal(addr.parse().expect("an address"))
+}
+
 pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettings {
     UpstreamSettings {
         name: name.to_owned(),
         protocol,
-        addr: "192.0.2.1:53".parse().expect("an address"),
+        addr: literal("192.0.2.1:53"),
         timeout: Duration::from_secs(2),
         max_in_flight: 1_000,
+        randomize_case: false,
     }
 }
 
@@ -66,6 +72,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             deadline: Duration::from_millis(4_500),
             attempts_max: 8,
             failover_on: vec![Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP],
+            bootstrap: Vec::new(),
             special_names: true,
         },
         cache: CacheSettings {
@@ -101,6 +108,8 @@ pub(super) struct World {
     /// Datagrams to upstreams.
     pub(super) queries: VecDeque<(SocketHandle, Vec<u8>)>,
     pub(super) open_sockets: Vec<SocketHandle>,
+    /// Where the socket of each slot leads to.
+    remotes: BTreeMap<usize, SocketAddr>,
     /// Connections asked for and not yet established.
     pub(super) connects: VecDeque<ConnHandle>,
     /// Octets written to each connection and not looked at.
@@ -140,6 +149,7 @@ impl World {
             replies: VecDeque::new(),
             queries: VecDeque::new(),
             open_sockets: Vec::new(),
+            remotes: BTreeMap::new(),
             connects: VecDeque::new(),
             written: BTreeMap::new(),
             closed: Vec::new(),
@@ -169,6 +179,18 @@ impl World {
         let origin = Origin::Listener(UDP);
         self.engine.handle_datagrams(self.now, origin, &batch, &mut self.transmit);
         self.pump();
+    }
+
+    /// The next datagram to an upstream: by which socket, to which address, what.
+    pub(super) fn next_query(&mut self) -> (SocketHandle, String, Vec<u8>) {
+        let (socket, sent) = self.queries.pop_front().expect("a query to an upstream");
+        (socket, self.remotes[&socket.index()].to_string(), sent)
+    }
+
+    /// Where open sockets lead to.
+    pub(super) fn open_remotes(&self) -> BTreeSet<String> {
+        let remote = |socket: &SocketHandle| self.remotes[&socket.index()].to_string();
+        self.open_sockets.iter().map(remote).collect()
     }
 
     /// A datagram from an upstream.
@@ -268,8 +290,9 @@ impl World {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::OpenSocket { socket, .. } => {
+            Action::OpenSocket { socket, remote, .. } => {
                 self.open_sockets.push(socket);
+                self.remotes.insert(socket.index(), remote);
                 self.engine.handle_socket_opened(self.now, socket);
             }
             Action::CloseSocket { socket } => self.open_sockets.retain(|open| *open != socket),

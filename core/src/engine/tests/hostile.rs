@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::harness::{TCP, World, error, id, query, rcode, reply, snapshot, upstream};
+use super::harness::{TCP, World, error, id, literal, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, UpstreamProtocol};
 use crate::engine::{AcceptRefused, Action, Closed, Engine, EngineConfig, Event, IoFailure};
 use crate::limits::{
@@ -277,7 +277,7 @@ fn a_query_after_a_reload_does_not_join_one_from_before() {
     world.ask(&query(1, "a.example"));
     let (old, before) = world.queries.pop_front().expect("a query");
     let mut next = udp(&["new"]);
-    next.upstreams[0].addr = "192.0.2.2:53".parse().expect("an address");
+    next.upstreams[0].addr = literal("192.0.2.2:53");
     world.engine.handle_reload(world.now, Arc::new(next));
     world.pump();
     world.ask(&query(2, "a.example"));
@@ -295,7 +295,7 @@ fn reloads_under_load_do_not_pile_up_upstreams() {
     for n in 0..100u8 {
         world.ask(&query(n.into(), &format!("n{n}.example")));
         let mut next = udp(&["one"]);
-        next.upstreams[0].addr = format!("192.0.2.{n}:53").parse().expect("an address");
+        next.upstreams[0].addr = literal(&format!("192.0.2.{n}:53"));
         world.engine.handle_reload(world.now, Arc::new(next));
         world.pass(Duration::from_millis(500));
     }

@@ -2,7 +2,10 @@
 
 mod forwarding;
 mod harness;
+mod health;
+mod host_names;
 mod hostile;
+mod letter_case;
 mod lifecycle;
 mod special;
 mod streams;

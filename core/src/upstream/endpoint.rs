@@ -1,0 +1,182 @@
+//! What a worker knows of one endpoint, that is one address of an upstream: its sockets, its
+//! connections, its health, and when to connect again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::health::Health;
+use super::letter_case::CaseSupport;
+
+use crate::config::UpstreamSettings;
+use crate::handle::{ConnHandle, SocketHandle};
+use crate::limits::{
+    RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM, UPSTREAM_REPORTS_EVERY,
+};
+use crate::metrics::Latency;
+use crate::time::{Duration, Instant};
+
+/// One address of an upstream as one worker sees it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// The upstream's settings. Another generation with the same settings keeps the state.
+    pub(crate) settings: Arc<UpstreamSettings>,
+    /// The address.
+    pub(crate) remote: SocketAddr,
+    /// Round-trip times.
+    pub(crate) latency: Arc<Latency>,
+    /// No longer configured, or no longer an address of its host: takes no new queries.
+    pub(crate) removed: bool,
+    /// Sockets that take queries, by place.
+    pub(crate) sockets: [Option<SocketHandle>; SOCKETS_PER_UPSTREAM],
+    /// Sockets that only wait for replies.
+    pub(crate) retired_sockets: usize,
+    /// Stream connections.
+    pub(crate) conns: Vec<ConnHandle>,
+    /// Attempts in flight.
+    pub(crate) in_flight: usize,
+    /// Whether it answers.
+    pub(crate) health: Health,
+    /// Whether it repeats a name's letter case.
+    pub(crate) case: CaseSupport,
+    /// When the next connect may be.
+    pub(crate) backoff: Backoff,
+    /// What operators were told of its failures.
+    pub(crate) trouble: Trouble,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        settings: Arc<UpstreamSettings>,
+        remote: SocketAddr,
+        latency: Arc<Latency>,
+    ) -> Self {
+        Self {
+            settings,
+            remote,
+            latency,
+            removed: false,
+            sockets: [None; SOCKETS_PER_UPSTREAM],
+            retired_sockets: 0,
+            conns: Vec::new(),
+            in_flight: 0,
+            health: Health::default(),
+            case: CaseSupport::default(),
+            backoff: Backoff::default(),
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// How it is called in events.
+    pub(crate) fn display_name(&self) -> (String, SocketAddr) {
+        (self.settings.name.clone(), self.remote)
+    }
+
+    /// A connect failed, or came to nothing.
+    pub(crate) fn connect_failed(&mut self, now: Instant) {
+        self.backoff.failed(now, RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX);
+    }
+
+    /// Whether its place may be given to another upstream.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.removed
+            && self.in_flight == 0
+            && self.retired_sockets == 0
+            && self.conns.is_empty()
+            && self.sockets.iter().all(Option::is_none)
+    }
+}
+
+/// Turns failures of one upstream into few reports: the first one, a count from time to time, and
+/// when it is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    reported_at: Option<Instant>,
+    /// Failures since the last report.
+    failures: u64,
+    ongoing: bool,
+}
+
+impl Trouble {
+    /// An attempt failed: how many failures to report now, if any.
+    pub(crate) fn failed(&mut self, now: Instant) -> Option<u64> {
+        self.failures += 1;
+        if self.reported_at.is_some_and(|at| now.since(at) < UPSTREAM_REPORTS_EVERY) {
+            return None;
+        }
+        self.reported_at = Some(now);
+        self.ongoing = true;
+        Some(std::mem::take(&mut self.failures))
+    }
+
+    /// It answered: whether that is news.
+    pub(crate) fn answered(&mut self) -> bool {
+        std::mem::take(&mut self.ongoing)
+    }
+}
+
+/// Waits that double from failure to failure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    failures: u32,
+    until: Instant,
+}
+
+impl Backoff {
+    /// The earliest instant for the next try, if that is after `now`.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Instant> {
+        (self.until > now).then_some(self.until)
+    }
+
+    /// A try failed. The first wait is `first`, none is longer than `longest`.
+    pub(crate) fn failed(&mut self, now: Instant, first: Duration, longest: Duration) {
+        let doublings = self.failures.min(16);
+        let wait = first.saturating_mul(1 << doublings);
+        self.failures = self.failures.saturating_add(1);
+        self.until = now + wait.min(longest);
+    }
+
+    /// A try succeeded.
+    pub(crate) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_upstream_is_a_line_a_minute() {
+        let mut trouble = Trouble::default();
+        let start = Instant::ZERO;
+        let reports: Vec<u64> = (0..1_200)
+            .filter_map(|n| trouble.failed(start + Duration::from_millis(100 * n)))
+            .collect();
+        assert_eq!(reports, [1, 600]);
+        assert!(trouble.answered());
+        assert!(!trouble.answered(), "told once");
+        assert_eq!(trouble.failed(start + Duration::from_secs(119)), None, "flapping is no news");
+        assert!(!trouble.answered());
+    }
+
+    #[test]
+    fn waits_double_up_to_the_maximum_and_a_success_forgets() {
+        const FIRST: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(2);
+        let mut backoff = Backoff::default();
+        let now = Instant::ZERO + Duration::from_secs(1);
+        assert_eq!(backoff.wait(now), None);
+        let waits: Vec<u64> = (0..7)
+            .map(|_| {
+                backoff.failed(now, FIRST, LONGEST);
+                backoff.wait(now).expect("a wait").since(now).as_millis() as u64
+            })
+            .collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 2000, 2000]);
+        for _ in 0..100 {
+            backoff.failed(now, FIRST, LONGEST); // no overflow
+        }
+        backoff.succeeded();
+        assert_eq!(backoff.wait(now), None);
+    }
+}

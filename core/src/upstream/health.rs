@@ -1,0 +1,157 @@
+//! Passive health of one endpoint: what its answers and its silence say of it, and for how long it
+//! is left alone.
+//!
+//! An endpoint is down when the network says that nobody is there, when an attempt has timed out
+//! without a word from it, or when several queries in a row have met with silence. It is then asked
+//! after all others; a probe, the copy of a client's question that no client waits for, looks now
+//! and then whether it is back, after waits that double. Any reply of its ends all that.
+
+use super::round_trip::RoundTrip;
+use crate::limits::{PROBE_AFTER, PROBE_AFTER_MAX, SILENT_QUERIES};
+use crate::time::{Duration, Instant};
+
+/// What is known of an endpoint's health.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Health {
+    heard_at: Option<Instant>,
+    /// Queries in a row that met with silence.
+    silent: u32,
+    down: Option<Down>,
+    round_trip: RoundTrip,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Down {
+    probe_at: Instant,
+    /// What is waited after the next probe.
+    wait: Duration,
+}
+
+impl Health {
+    /// It has replied, this long after it was asked. Whether it was down until now.
+    pub(crate) fn answered(&mut self, now: Instant, took: Duration) -> bool {
+        self.heard_at = Some(now);
+        self.silent = 0;
+        self.round_trip.sample(took);
+        self.down.take().is_some()
+    }
+
+    /// The network says that nobody is there. Whether this is news.
+    pub(crate) fn refused(&mut self, now: Instant) -> bool {
+        self.take_down(now)
+    }
+
+    /// An attempt that began at `started` has timed out. Whether this takes it down: not if it has
+    /// answered something else meanwhile, since then it was the question that is hard.
+    pub(crate) fn timed_out(&mut self, now: Instant, started: Instant) -> bool {
+        !self.has_answered_since(started) && self.take_down(now)
+    }
+
+    /// A query sent at `started` has waited for longer than usual. Whether this takes it down.
+    pub(crate) fn kept_silent(&mut self, now: Instant, started: Instant) -> bool {
+        if self.has_answered_since(started) {
+            return false;
+        }
+        self.silent = self.silent.saturating_add(1);
+        self.silent >= SILENT_QUERIES && self.take_down(now)
+    }
+
+    /// Whether it is to be asked after all others.
+    pub(crate) const fn is_down(&self) -> bool {
+        self.down.is_some()
+    }
+
+    /// When it last replied.
+    pub(crate) const fn heard_at(&self) -> Option<Instant> {
+        self.heard_at
+    }
+
+    /// Whether a probe is due; the caller sends one, and the next wait begins.
+    pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
+        let Some(down) = self.down.as_mut().filter(|down| now >= down.probe_at) else {
+            return false;
+        };
+        down.wait = down.wait.saturating_mul(2).min(PROBE_AFTER_MAX);
+        down.probe_at = now + down.wait;
+        true
+    }
+
+    /// How long its replies usually take at most: what takes longer is silence.
+    pub(crate) fn patience(&self) -> Duration {
+        self.round_trip.timeout()
+    }
+
+    fn has_answered_since(&self, started: Instant) -> bool {
+        self.heard_at.is_some_and(|at| at >= started)
+    }
+
+    fn take_down(&mut self, now: Instant) -> bool {
+        if self.down.is_some() {
+            return false;
+        }
+        self.down = Some(Down { probe_at: now + PROBE_AFTER, wait: PROBE_AFTER });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_refusal_takes_down_and_a_reply_brings_back() {
+        let mut health = Health::default();
+        assert!(health.refused(at(0)));
+        assert!(health.is_down());
+        assert!(!health.refused(at(1)), "told once");
+        assert!(health.answered(at(2), Duration::from_millis(1)));
+        assert!(!health.is_down());
+        assert!(!health.answered(at(3), Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn who_answers_other_questions_is_not_down() {
+        let mut health = Health::default();
+        health.answered(at(500), Duration::from_millis(1));
+        assert!(!health.timed_out(at(2_000), at(0)));
+        assert!(!health.kept_silent(at(600), at(500)));
+        assert!(health.timed_out(at(3_000), at(501)));
+    }
+
+    #[test]
+    fn silence_towards_several_queries_takes_down() {
+        let mut health = Health::default();
+        for number in 1..SILENT_QUERIES {
+            assert!(!health.kept_silent(at(400), at(0)), "{number} are too few");
+        }
+        assert!(health.kept_silent(at(400), at(0)));
+
+        let mut health = Health::default();
+        health.kept_silent(at(400), at(0));
+        health.answered(at(401), Duration::from_millis(1));
+        for _ in 1..SILENT_QUERIES {
+            assert!(!health.kept_silent(at(900), at(402)), "counted anew after a reply");
+        }
+    }
+
+    #[test]
+    fn probes_come_ever_more_rarely() {
+        let mut health = Health::default();
+        assert!(!health.take_probe(at(0)), "it is well");
+        health.refused(at(0));
+        let mut probes = Vec::new();
+        for second in 0..=100 {
+            if health.take_probe(at(second * 1_000)) {
+                probes.push(second);
+            }
+        }
+        assert_eq!(probes, [1, 3, 7, 15, 31, 61, 91]);
+        health.answered(at(100_000), Duration::from_millis(1));
+        health.refused(at(200_000));
+        assert!(health.take_probe(at(201_000)), "the waits begin anew");
+    }
+}
