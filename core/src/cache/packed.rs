@@ -184,9 +184,26 @@ fn write_ttls(
         let offset = record.ttl_at.checked_sub(sections.start)?;
         place.copy_from_slice(&u16::try_from(offset).ok()?.to_be_bytes());
         *body.get_mut(offset..)?.first_chunk_mut::<4>()? = ttl.to_be_bytes();
+        // Type and class stand between the owner's name and the TTL.
+        let owner = view.message().get(record.start..record.ttl_at.checked_sub(4)?)?;
+        if is_spelled_like(view, owner) {
+            let place = record.start.checked_sub(sections.start)?;
+            body.get_mut(place..)?.get_mut(..owner.len())?.make_ascii_lowercase();
+        }
         least = Some(least.map_or(ttl, |least: u32| least.min(ttl)));
     }
     least
+}
+
+/// Whether an owner's name, spelled out, is the question's or the end of it in the very same letter
+/// case. That case is our own invention (0x20), which servers that do not compress names repeat
+/// throughout; clients get lower case.
+fn is_spelled_like(view: &ResponseView<'_>, owner: &[u8]) -> bool {
+    let Some((name, _)) = view.question().split_last_chunk::<4>() else {
+        return false;
+    };
+    // Labels of names have no zeros in their lengths, so only the end of a name can end like this.
+    owner.len() > 1 && name.ends_with(owner)
 }
 
 /// The TTL that clients see at age zero.

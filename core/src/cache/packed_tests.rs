@@ -65,6 +65,26 @@ fn head_and_records() {
     assert!(!answer.authentic_data() && !answer.truncated());
 }
 
+/// Names that repeat our random letter case (0x20) are lower-cased, the server's own are left alone.
+#[test]
+fn our_own_letter_case_does_not_reach_clients() {
+    let draft = Draft::new(7, QR)
+        .question("wWw.eXamPle", RecordType::A)
+        .record(ANSWER, &wire("wWw.eXamPle"), RecordType::A, 60, &[192, 0, 2, 1])
+        .record(ANSWER, &wire("WWW.Example"), RecordType::A, 60, &[192, 0, 2, 2])
+        .record(AUTHORITY, &wire("eXamPle"), RecordType::NS, 60, &wire("Ns.eXamPle"))
+        .record(AUTHORITY, AT_QUESTION, RecordType::NS, 60, &wire("Ns.eXamPle"));
+    let (_, out) = packed(&draft, &BOUNDS);
+    let body = Packed::new(&out).body().to_vec();
+    let expected = Draft::new(7, QR)
+        .question("wWw.eXamPle", RecordType::A)
+        .record(ANSWER, &wire("www.example"), RecordType::A, 60, &[192, 0, 2, 1])
+        .record(ANSWER, &wire("WWW.Example"), RecordType::A, 60, &[192, 0, 2, 2])
+        .record(AUTHORITY, &wire("example"), RecordType::NS, 60, &wire("Ns.eXamPle"))
+        .record(AUTHORITY, AT_QUESTION, RecordType::NS, 60, &wire("Ns.eXamPle"));
+    assert_eq!(body, expected.0[expected.0.len() - body.len()..]);
+}
+
 #[test]
 fn fresh_until_the_instant_it_expires() {
     let (_, out) = packed(&response(Rcode::NOERROR).address(50), &BOUNDS);
