@@ -1,19 +1,31 @@
 //! What both BalanceDNS daemons share and is not pure: command line, clock, entropy, sockets and
-//! batched datagram IO, logging, start-up and worker threads.
+//! batched datagram IO, logging, start-up, the state of workers and of the control thread.
 //!
-//! There is no async runtime in here: whatever waits is in the daemons' own crates. Decisions are
-//! in core; this crate carries them out.
+//! There is no async runtime in here: whatever waits for a socket or a timer is in the daemons' own
+//! crates. What they wait for beside those, from other tasks and threads, is built on the standard
+//! library's wakers alone. Decisions are in core; this crate carries them out.
 
+pub mod admin;
+pub mod bell;
 pub mod cli;
 pub mod clock;
+pub mod conn;
+pub mod control;
 pub mod datagrams;
 pub mod host;
 pub mod listeners;
 pub mod logging;
 mod machine;
+pub mod mailbox;
 pub mod poll;
+pub mod pump;
 pub mod seed;
+pub mod signals;
 pub mod socket;
 pub mod startup;
+pub mod tasks;
+pub mod threads;
 pub mod udp;
-pub mod workers;
+#[cfg(test)]
+mod wakes;
+pub mod worker;

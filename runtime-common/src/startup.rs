@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -10,14 +11,32 @@ use balancedns_core::admin::View;
 use balancedns_core::config::{self, Loaded, Snapshot, Source};
 use balancedns_core::engine::{Shared, Transport};
 use balancedns_core::exposition::Readings;
-use balancedns_core::supervisor::{ComponentSpec, Supervisor, UnitId};
+use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
 
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::host::{self, Machine};
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
-use crate::{machine, seed};
+use crate::{machine, seed, signals, threads};
+
+/// The `main` of a daemon: from the command line to the exit code.
+pub fn daemon(
+    name: &'static str,
+    run: impl FnOnce(Prepared) -> Result<Outcome, Vec<String>>,
+) -> ExitCode {
+    let options = Options::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
+    threads::install_panic_log();
+    match Prepared::new(&options).and_then(run) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Err(errors) => {
+            for error in errors {
+                logging::plain(&format!("{name}: {error}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// What the daemon is about to run with.
 #[derive(Debug)]
@@ -44,6 +63,8 @@ impl Prepared {
     pub fn new(options: &Options) -> Result<Self, Vec<String>> {
         let clock = Clock::start();
         let Loaded { mut snapshot, warnings, .. } = load(options.config.as_deref(), clock)?;
+        // Until here a signal ends the process at once; what follows is quick, then they are taken.
+        signals::hold().map_err(|error| vec![format!("cannot hold signals: {error}")])?;
         let logging = logging::start(snapshot.logging.level);
         for warning in &warnings {
             tracing::warn!(event = "config", "{warning}");

@@ -1,62 +1,37 @@
-//! The HTTP server of metrics and health. What is answered is decided in `balancedns_core::admin`.
+//! The HTTP server of metrics and health on tokio: accepts connections within bounds.
 
-use std::convert::Infallible;
-use std::future::ready;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io;
+use std::net::TcpListener as StdTcpListener;
 
-use balancedns_core::admin::{View, respond};
-use balancedns_core::limits::ADMIN_CONNS;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use balancedns_runtime::admin::{self, ACCEPT_PAUSE, CONNECTION_TIMEOUT, MakeView, Places};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-/// From accepting a connection to the end of its only answer, slow senders and readers included.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
-/// Wait after an accept that failed: most often the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Serves connections as long as the thread runs.
+///
+/// # Errors
+/// The socket cannot be watched.
+pub(crate) fn start(listener: StdTcpListener, view: MakeView) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    spawn_local(serve(listener, view));
+    Ok(())
+}
 
-/// Makes what is shown.
-pub(crate) type MakeView = Rc<dyn Fn() -> View>;
-
-/// Serves connections for ever.
-pub(crate) async fn serve(listener: TcpListener, view: MakeView) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNS));
+async fn serve(listener: TcpListener, view: MakeView) {
+    let places = Places::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
+        let place = places.take().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let view = Rc::clone(&view);
+                let served = admin::serve(TokioIo::new(stream), view.clone());
                 spawn_local(async move {
-                    // Whatever goes wrong is between the client and the kernel.
-                    let _ended = timeout(CONNECTION_TIMEOUT, serve_one(stream, view)).await;
+                    let _late = timeout(CONNECTION_TIMEOUT, served).await;
                     drop(place);
                 });
             }
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
-}
-
-async fn serve_one(stream: TcpStream, view: MakeView) -> hyper::Result<()> {
-    let service = service_fn(move |request: Request<Incoming>| ready(answer(request, &view)));
-    http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service).await
-}
-
-fn answer(
-    request: Request<Incoming>,
-    view: &MakeView,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, _body) = request.into_parts();
-    Ok(respond(&Request::from_parts(head, ()), &view()).map(Full::new))
 }

@@ -2,18 +2,15 @@
 //! be read in bounded rounds.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use balancedns_runtime::datagrams::{Datagrams, Round};
+use balancedns_runtime::datagrams::Round;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::task::yield_now;
 
 use crate::worker::Worker;
-
-/// Rounds before timers and streams get their turn.
-const ROUNDS: usize = 16;
 
 /// The readiness of all UDP sockets of a worker.
 #[derive(Debug)]
@@ -26,8 +23,7 @@ impl Readable {
         reason = "its successor is an unsafe function that asks for a descriptor which stays open \
                   and the same; an OwnedFd is one by its type"
     )]
-    pub(crate) fn new(datagrams: &Datagrams) -> io::Result<Self> {
-        let descriptor = datagrams.as_fd().try_clone_to_owned()?;
+    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         AsyncFd::with_interest(descriptor, Interest::READABLE).map(Self)
     }
 
@@ -37,20 +33,14 @@ impl Readable {
     }
 }
 
-/// Reads what is there. What is left after that many rounds is still ready afterwards.
-pub(crate) async fn rounds(
+/// Reads what is there. What is left is still ready afterwards.
+pub(crate) async fn read(
     worker: &Rc<Worker>,
     mut ready: AsyncFdReadyGuard<'_, OwnedFd>,
 ) -> io::Result<()> {
-    for _ in 0..ROUNDS {
-        match worker.round()? {
-            Round::Drained => {
-                ready.clear_ready();
-                return Ok(());
-            }
-            Round::More => {}
-        }
+    match worker.read_datagrams()? {
+        Round::Drained => ready.clear_ready(),
+        Round::More => yield_now().await,
     }
-    yield_now().await;
     Ok(())
 }

@@ -1,0 +1,282 @@
+//! The control thread: what the supervisor decides is carried out, what units tell is taken in.
+//!
+//! Owns the bound sockets, so that they outlive any worker. Decides nothing: what is started when,
+//! and when the process ends, is up to the [`Supervisor`]. The daemons wait, for [`notice`] and for
+//! the time that [`wait`] says, and call [`proceed`] after either.
+//!
+//! [`notice`]: Control::notice
+//! [`wait`]: Control::wait
+//! [`proceed`]: Control::proceed
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use balancedns_core::config::Snapshot;
+use balancedns_core::engine::Shared;
+use balancedns_core::supervisor::{AfterExit, Decision, Outcome, Supervisor, UnitId};
+use balancedns_core::time::{Duration, Instant};
+
+use crate::admin::MakeView;
+use crate::clock::Clock;
+use crate::listeners::{Listeners, explained};
+use crate::logging::{self, Logging};
+use crate::mailbox::{Receiver, Sender, mailbox};
+use crate::signals::{self, Wish};
+use crate::startup::{self, Prepared};
+use crate::threads::{self, WorkerEnd};
+use crate::worker::{Command, Inbox, Setup};
+use crate::{seed, socket};
+
+/// Runs a worker on the thread that it is called on, until its end. The closure is called once it
+/// serves.
+pub type RunWorker = fn(Setup, Inbox, &dyn Fn()) -> WorkerEnd;
+
+/// Starts serving metrics and health on the control thread.
+///
+/// Its error: the socket cannot be watched.
+pub type ServeAdmin = fn(TcpListener, MakeView) -> io::Result<()>;
+
+/// What the control thread hears of. Each unit tells two things between its start and its end, and
+/// is not started again before; of signals there are as many as an operator sends.
+#[derive(Debug)]
+enum Notice {
+    Started(UnitId),
+    Exited(UnitId, WorkerEnd),
+    Wish(Wish),
+}
+
+impl From<Wish> for Notice {
+    fn from(wish: Wish) -> Self {
+        Self::Wish(wish)
+    }
+}
+
+/// The control thread's state.
+#[derive(Debug)]
+pub struct Control {
+    run_worker: RunWorker,
+    serve_admin: ServeAdmin,
+    clock: Clock,
+    snapshot: Arc<Snapshot>,
+    shared: Arc<Shared>,
+    supervisor: Rc<RefCell<Supervisor>>,
+    /// Gone once the daemon stops: workers that are asked to end hold their own descriptors.
+    listeners: Option<Listeners>,
+    workers: Vec<Option<Worker>>,
+    metrics_unit: UnitId,
+    notices: Receiver<Notice>,
+    reporter: Sender<Notice>,
+    announced: bool,
+    /// Writes what is logged until the very end.
+    _logging: Logging,
+}
+
+#[derive(Debug)]
+struct Worker {
+    commands: Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    /// Listens to signals from now on. Everything else begins with [`proceed`](Self::proceed).
+    ///
+    /// # Errors
+    /// The process is out of threads or memory.
+    pub fn new(
+        prepared: Prepared,
+        run_worker: RunWorker,
+        serve_admin: ServeAdmin,
+    ) -> io::Result<Self> {
+        let supervisor = Rc::new(RefCell::new(prepared.supervisor()));
+        let metrics_unit = prepared.metrics_unit();
+        let (reporter, notices) = mailbox();
+        signals::watch(reporter.clone())?;
+        Ok(Self {
+            run_worker,
+            serve_admin,
+            clock: prepared.clock,
+            snapshot: prepared.snapshot,
+            shared: prepared.shared,
+            supervisor,
+            listeners: Some(prepared.listeners),
+            workers: (0..prepared.workers).map(|_| None).collect(),
+            metrics_unit,
+            notices,
+            reporter,
+            announced: false,
+            _logging: prepared.logging,
+        })
+    }
+
+    /// Carries out everything that is decided by now. Says how the process ends, once it does.
+    pub fn proceed(&mut self) -> Option<Outcome> {
+        loop {
+            let decision = self.supervisor.borrow_mut().poll_decision(self.clock.now());
+            match decision {
+                Some(Decision::Start(unit)) if unit == self.metrics_unit => {
+                    self.start_metrics(unit);
+                }
+                Some(Decision::Start(unit)) => self.start_worker(unit),
+                Some(Decision::Stop(unit)) => self.stop_worker(unit),
+                Some(Decision::End(outcome)) => {
+                    self.join(outcome);
+                    return Some(outcome);
+                }
+                None => {
+                    self.announce();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// How long until there is something to decide although nobody tells anything.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        let next = self.supervisor.borrow().next_timeout()?;
+        Some(next.since(self.clock.now()))
+    }
+
+    /// Waits until somebody tells something, and takes it in.
+    pub async fn notice(&mut self) {
+        let notice = self.notices.receive().await.expect("this thread holds a sender too");
+        let now = self.clock.now();
+        match notice {
+            Notice::Started(unit) => self.supervisor.borrow_mut().handle_started(now, unit),
+            Notice::Exited(unit, end) => self.exited(now, unit, end),
+            Notice::Wish(Wish::Stop(name)) => {
+                tracing::info!(event = "stopping", "{name}");
+                self.supervisor.borrow_mut().handle_stop(now);
+            }
+            Notice::Wish(Wish::Reload) => tracing::warn!(
+                event = "reload_refused",
+                "SIGHUP: reload is not available in this build; nothing was changed"
+            ),
+        }
+    }
+
+    fn exited(&mut self, now: Instant, unit: UnitId, end: WorkerEnd) {
+        let name = self.name_of(unit);
+        let error = end.err();
+        let shown = error.clone().unwrap_or_else(|| "ended".to_owned());
+        let after = self.supervisor.borrow_mut().handle_exited(now, unit, error);
+        match after {
+            AfterExit::Ended => tracing::info!(event = "unit_ended", "{name}: {shown}"),
+            AfterExit::RestartsAt(at) => {
+                let wait = at.since(now);
+                tracing::warn!(event = "unit_failed", "{name}: {shown}; again in {wait:?}");
+            }
+            AfterExit::GivenUp => {
+                tracing::error!(event = "unit_given_up", "{name}: {shown}; given up");
+            }
+        }
+    }
+
+    fn name_of(&self, unit: UnitId) -> String {
+        if unit == self.metrics_unit {
+            return "metrics-http".to_owned();
+        }
+        format!("worker-{}", unit.0)
+    }
+
+    fn start_worker(&mut self, unit: UnitId) {
+        if let Err(error) = self.try_start_worker(unit) {
+            self.exited(self.clock.now(), unit, Err(error));
+        }
+    }
+
+    fn try_start_worker(&mut self, unit: UnitId) -> Result<(), String> {
+        let Some(listeners) = &self.listeners else {
+            return Err("stopping".to_owned());
+        };
+        let listeners = listeners.for_worker(unit.0).map_err(|error| error.to_string())?;
+        let setup = Setup {
+            index: unit.0,
+            clock: self.clock,
+            snapshot: Arc::clone(&self.snapshot),
+            shared: Arc::clone(&self.shared),
+            seed: seed::seed().map_err(|error| error.to_string())?,
+            listeners,
+        };
+        let (commands, received) = mailbox();
+        let (started, exited) = (self.reporter.clone(), self.reporter.clone());
+        let run = self.run_worker;
+        let thread = threads::spawn(
+            unit.0,
+            move || run(setup, Inbox::new(received), &|| started.send(Notice::Started(unit))),
+            move |end| exited.send(Notice::Exited(unit, end)),
+        );
+        let thread = thread.map_err(|error| error.to_string())?;
+        self.workers[unit.0] = Some(Worker { commands, thread });
+        Ok(())
+    }
+
+    fn stop_worker(&mut self, unit: UnitId) {
+        // The sockets close for good once the workers have closed theirs.
+        self.listeners = None;
+        if let Some(Some(worker)) = self.workers.get(unit.0) {
+            // One that has just ended on its own does not read it, and is about to report its end.
+            worker.commands.send(Command::Stop);
+        }
+    }
+
+    /// Not required, so that a port in use by somebody else does not stop the resolver.
+    fn start_metrics(&mut self, unit: UnitId) {
+        let Some(addr) = self.snapshot.listen.metrics else {
+            return;
+        };
+        let now = self.clock.now();
+        match self.try_start_metrics(addr) {
+            Ok(()) => self.supervisor.borrow_mut().handle_started(now, unit),
+            Err(error) => {
+                let error = format!("listen.metrics {addr}: {}", explained(&error));
+                self.exited(now, unit, Err(error));
+            }
+        }
+    }
+
+    fn try_start_metrics(&self, addr: SocketAddr) -> io::Result<()> {
+        let listener = socket::admin_listener(addr)?;
+        let bound = listener.local_addr().unwrap_or(addr);
+        let (clock, shared) = (self.clock, Arc::clone(&self.shared));
+        let supervisor = Rc::clone(&self.supervisor);
+        let view = move || startup::view(clock, &shared, &supervisor.borrow());
+        (self.serve_admin)(listener, MakeView::new(view))?;
+        tracing::info!(event = "metrics", "metrics and health on http://{bound}");
+        Ok(())
+    }
+
+    /// Tells the operator once that everything required runs, and what to try.
+    fn announce(&mut self) {
+        if self.announced || !self.supervisor.borrow().is_ready() {
+            return;
+        }
+        self.announced = true;
+        let Some(listeners) = &self.listeners else {
+            return;
+        };
+        let bound = listeners.bound();
+        let summary = startup::summary(&self.snapshot, bound, self.workers.len());
+        tracing::info!(event = "ready", "{summary}");
+        if let Some(command) = startup::command_to_try(bound) {
+            logging::plain(&format!("try: {command}"));
+        }
+    }
+
+    /// After a good end all threads have ended or are about to. Else nobody waits for them.
+    fn join(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Stopped => {
+                for worker in self.workers.drain(..).flatten() {
+                    worker.thread.join().expect("panics of workers are caught and reported");
+                }
+            }
+            Outcome::Failed | Outcome::Interrupted => {}
+        }
+        tracing::info!(event = "stopped", "exit code {}", outcome.exit_code());
+    }
+}

@@ -1,0 +1,492 @@
+//! A worker: one engine, its datagram sockets, its connections, its deadline.
+//!
+//! Owns the worker's state and carries out what the engine asks for. Everything of a worker lives
+//! on one thread in a [`Worker`], which tasks share by `Rc`. Nothing here waits: the daemons do,
+//! for sockets, timers and commands, and enter what came. The state is borrowed for the length of
+//! one input and of what follows from it, never across an await.
+
+use std::cell::RefCell;
+use std::io;
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use balancedns_core::config::Snapshot;
+use balancedns_core::engine::{
+    Action, CloseMode, Closed, Engine, EngineConfig, Established, IoFailure, ListenerId,
+    ProcessExit, Security, Shared,
+};
+use balancedns_core::handle::ConnHandle;
+use balancedns_core::time::{Duration, Instant};
+
+use crate::bell::Bell;
+use crate::clock::Clock;
+use crate::conn::{Conn, Conns};
+use crate::datagrams::{Datagrams, Round};
+use crate::listeners::Listener;
+use crate::logging;
+use crate::mailbox::Receiver;
+use crate::pump::{self, Octets, Told};
+use crate::tasks::Tasks;
+use crate::threads::{WorkerEnd, take_last_panic};
+
+/// How long the last answers may take to leave after the engine has stopped.
+pub const LAST_WRITES: Duration = Duration::from_secs(1);
+/// Rounds of reading datagrams before timers and streams get their turn.
+const ROUNDS: usize = 16;
+/// Octets read from a stream at once.
+const READ_OCTETS: usize = 65_536;
+
+/// What a worker is made from.
+#[derive(Debug)]
+pub struct Setup {
+    /// Its number.
+    pub index: usize,
+    /// The clock of the process.
+    pub clock: Clock,
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// What it shares with the other workers.
+    pub shared: Arc<Shared>,
+    /// Its own randomness.
+    pub seed: [u8; 32],
+    /// Its descriptors of the listening sockets.
+    pub listeners: Vec<Listener>,
+}
+
+/// Sockets on which streams are accepted.
+pub type StreamListeners = Vec<(ListenerId, TcpListener)>;
+
+/// What the control thread asks of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Finish what is in flight and end.
+    Stop,
+}
+
+/// Commands on their way to a worker. There are as many as an operator gives.
+#[derive(Debug)]
+pub struct Inbox {
+    commands: Receiver<Command>,
+    is_closed: bool,
+}
+
+impl Inbox {
+    /// What the control thread sends there.
+    #[must_use]
+    pub fn new(commands: Receiver<Command>) -> Self {
+        Self { commands, is_closed: false }
+    }
+
+    /// Waits for the next command. Without a control thread there is nobody to go on for.
+    pub async fn next(&mut self) -> Command {
+        if self.is_closed {
+            return std::future::pending().await;
+        }
+        self.commands.receive().await.unwrap_or_else(|| {
+            self.is_closed = true;
+            Command::Stop
+        })
+    }
+}
+
+/// Where a stream is to be connected to, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The upstream's address.
+    pub remote: SocketAddr,
+    /// The local address to bind to, if one is configured.
+    pub source: Option<IpAddr>,
+    /// Plain or TLS.
+    pub security: Security,
+}
+
+/// What a worker asks of its async runtime: tasks on the worker's own thread.
+pub trait Adapter: Sized + 'static {
+    /// Starts a task. Its panic stays in it; the worker learns of it on its own.
+    fn spawn(task: impl Future<Output = ()> + 'static);
+
+    /// Connects to an upstream, and serves the connection until its end.
+    fn connect(
+        worker: Rc<Worker<Self>>,
+        conn: Rc<Conn>,
+        target: Target,
+    ) -> impl Future<Output = ()> + 'static;
+}
+
+/// One worker, on the async runtime `A`.
+#[derive(Debug)]
+pub struct Worker<A> {
+    index: usize,
+    clock: Clock,
+    state: RefCell<State>,
+    /// Octets of a read on their way to the engine.
+    read_buffer: RefCell<Box<[u8]>>,
+    /// The main loop has something to look at: an earlier deadline, a task's end.
+    wake: Rc<Bell>,
+    tasks: Tasks,
+    write_timeout: Duration,
+    adapter: PhantomData<fn() -> A>,
+}
+
+#[derive(Debug)]
+struct State {
+    engine: Engine,
+    datagrams: Datagrams,
+    conns: Conns,
+    /// By listener: rung when its socket is to be closed.
+    acceptors: Vec<Option<Rc<Bell>>>,
+    /// What the timer of the main loop is set to.
+    armed: Option<Instant>,
+    stopped: bool,
+}
+
+impl<A: Adapter> Worker<A> {
+    /// A worker, and the sockets on which it is to accept streams.
+    ///
+    /// # Errors
+    /// The process or machine is out of descriptors or memory.
+    pub fn new(setup: Setup) -> io::Result<(Rc<Self>, StreamListeners)> {
+        let Setup { index, clock, snapshot, shared, seed, listeners } = setup;
+        let settings = &snapshot.listen;
+        let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
+        let metrics = shared.worker_metrics(index);
+        let engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, clock.now());
+        let mut datagrams = Datagrams::new(clock, udp_size)?;
+        let mut streams = Vec::new();
+        for (place, listener) in listeners.into_iter().enumerate() {
+            let id = ListenerId(u16::try_from(place).expect("listeners are counted in u16"));
+            match listener {
+                Listener::Udp(socket) => datagrams.add_listener(id, socket)?,
+                Listener::Stream(socket) => streams.push((id, socket)),
+            }
+        }
+        let state = State {
+            engine,
+            datagrams,
+            conns: Conns::default(),
+            acceptors: Vec::new(),
+            armed: None,
+            stopped: false,
+        };
+        let wake = Rc::new(Bell::default());
+        let worker = Self {
+            index,
+            clock,
+            state: RefCell::new(state),
+            read_buffer: RefCell::new(vec![0; READ_OCTETS].into()),
+            tasks: Tasks::new(Rc::clone(&wake)),
+            wake,
+            write_timeout,
+            adapter: PhantomData,
+        };
+        Ok((Rc::new(worker), streams))
+    }
+
+    /// A descriptor that is readable when [`read_datagrams`](Self::read_datagrams) finds some.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub fn datagrams_ready(&self) -> io::Result<OwnedFd> {
+        self.state.borrow().datagrams.as_fd().try_clone_to_owned()
+    }
+
+    /// Why the worker is to end, if it is: it has stopped as it was asked to, or a task panicked.
+    #[must_use]
+    pub fn end(&self) -> Option<WorkerEnd> {
+        if self.tasks.has_panicked() {
+            return Some(Err(take_last_panic().unwrap_or_else(|| "a task panicked".to_owned())));
+        }
+        self.state.borrow().stopped.then_some(Ok(()))
+    }
+
+    /// Waits until connections that the engine closed have sent their last answers. The caller
+    /// gives them [`LAST_WRITES`].
+    pub async fn all_sent(&self) {
+        while !self.tasks.all_ended() {
+            self.wake.rung().await;
+        }
+    }
+
+    /// Waits until there is something to look at beside commands, deadline and datagrams.
+    pub async fn woken(&self) {
+        self.wake.rung().await;
+    }
+
+    /// The wait to set the timer to, if it is not yet set to that or to an earlier end: firing too
+    /// early is harmless, setting it for each query is not free.
+    pub fn next_to_arm(&self) -> Option<Duration> {
+        let mut state = self.state.borrow_mut();
+        let next = state.next_earlier_deadline()?;
+        state.armed = Some(next);
+        Some(next.since(self.clock.now()))
+    }
+
+    /// Whether the timer is set.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.state.borrow().armed.is_some()
+    }
+
+    /// The timer has fired.
+    pub fn handle_timeout(self: &Rc<Self>) {
+        self.state.borrow_mut().armed = None;
+        self.input(Engine::handle_timeout);
+    }
+
+    /// The control thread asks for something.
+    pub fn handle_command(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Stop => self.input(Engine::handle_shutdown),
+        }
+    }
+
+    /// Reads what datagrams there are, within bounds, and carries out what follows. Where there is
+    /// more, it is to be called again although nothing becomes ready, after all others had a turn.
+    ///
+    /// # Errors
+    /// Readiness itself failed: the worker cannot go on.
+    pub fn read_datagrams(self: &Rc<Self>) -> io::Result<Round> {
+        for _ in 0..ROUNDS {
+            let state = &mut *self.state.borrow_mut();
+            let round = state.datagrams.round(&mut state.engine)?;
+            self.settle(state);
+            match round {
+                Round::Drained => return Ok(round),
+                Round::More => {}
+            }
+        }
+        Ok(Round::More)
+    }
+
+    /// Starts a task that accepts connections. It is made from what rings when the socket is to be
+    /// closed, after a last look at who waits to be accepted.
+    pub fn spawn_acceptor<F>(self: &Rc<Self>, id: ListenerId, task: impl FnOnce(Rc<Bell>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let closing = Rc::new(Bell::default());
+        let place = usize::from(id.0);
+        let mut state = self.state.borrow_mut();
+        while state.acceptors.len() <= place {
+            state.acceptors.push(None);
+        }
+        state.acceptors[place] = Some(Rc::clone(&closing));
+        drop(state);
+        A::spawn(self.tasks.watched(task(closing)));
+    }
+
+    /// A client has connected, and `task` is to serve it. None if it is refused: its stream is
+    /// closed by being dropped.
+    pub fn handle_accepted(self: &Rc<Self>, id: ListenerId, peer: SocketAddr) -> Option<Rc<Conn>> {
+        let state = &mut *self.state.borrow_mut();
+        let now = self.clock.now();
+        let accepted = state.engine.handle_accepted(now, id, peer).ok().map(|handle| {
+            state.engine.handle_established(now, handle, Established::default());
+            // Entered first: what follows may be about it already.
+            state.conns.enter(handle)
+        });
+        self.settle(state);
+        accepted
+    }
+
+    /// A connection to an upstream is there.
+    pub fn handle_established(self: &Rc<Self>, conn: &Conn) {
+        let handle = conn.handle();
+        self.input(|engine, now| engine.handle_established(now, handle, Established::default()));
+    }
+
+    /// A connection broke, or could not be made.
+    pub fn handle_broken(self: &Rc<Self>, conn: &Conn, error: &io::Error) {
+        let handle = conn.handle();
+        self.state.borrow_mut().conns.forget(handle);
+        let how = Closed::Failed(IoFailure::from(error));
+        self.input(|engine, now| engine.handle_closed(now, handle, how));
+    }
+
+    /// Moves octets both ways until the connection has ended. What is left to be done where the
+    /// engine wants its last octets sent: [`pump::finish`], within
+    /// [`write_timeout`](Self::write_timeout).
+    pub async fn pump(self: &Rc<Self>, conn: &Conn, stream: &mut impl Octets) -> Option<CloseMode> {
+        match pump::pump(self, conn, stream, &self.read_buffer).await {
+            Ok(mode) => Some(mode),
+            Err(error) => {
+                self.handle_broken(conn, &error);
+                None
+            }
+        }
+    }
+
+    /// How long a closed connection may take to send what it still holds.
+    #[must_use]
+    pub fn write_timeout(&self) -> Duration {
+        self.write_timeout
+    }
+
+    /// Starts the task of a connection, which [`all_sent`](Self::all_sent) waits for.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        A::spawn(self.tasks.counted(task));
+    }
+
+    /// Gives the engine an input, and carries out what follows.
+    fn input<R>(self: &Rc<Self>, input: impl FnOnce(&mut Engine, Instant) -> R) -> R {
+        let state = &mut *self.state.borrow_mut();
+        let result = input(&mut state.engine, self.clock.now());
+        self.settle(state);
+        result
+    }
+
+    /// Sends and does whatever the engine asks for, until it asks for nothing more.
+    fn settle(self: &Rc<Self>, state: &mut State) {
+        loop {
+            state.datagrams.transmit(&mut state.engine);
+            let now = self.clock.now();
+            let mut acted = false;
+            while let Some(action) = state.engine.poll_action(now) {
+                self.carry_out(state, now, action);
+                acted = true;
+            }
+            if !acted {
+                break;
+            }
+        }
+        if state.stopped || state.next_earlier_deadline().is_some() {
+            self.wake.ring();
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, state: &mut State, now: Instant, action: Action) {
+        let State { engine, datagrams, conns, .. } = state;
+        match action {
+            Action::OpenSocket { socket, remote, source } => {
+                datagrams.open_socket(engine, socket, remote, source);
+            }
+            Action::CloseSocket { socket } => datagrams.close_socket(socket),
+            Action::Connect { conn, remote, source, security } => {
+                let target = Target { remote, source, security };
+                self.spawn(A::connect(Rc::clone(self), conns.enter(conn), target));
+            }
+            Action::Write { conn, bytes } => conns.write(conn, bytes),
+            Action::PauseReading { conn } => conns.set_paused(conn, true),
+            Action::ResumeReading { conn } => conns.set_paused(conn, false),
+            Action::CloseConn { conn, mode } => conns.close(conn, mode),
+            Action::CloseListener { listener } => {
+                if !datagrams.close_listener(engine, listener) {
+                    state.close_acceptor(listener);
+                }
+            }
+            // This build speaks no HTTP to clients: there is no exchange to answer.
+            Action::Respond { .. } | Action::CancelResponse { .. } => {}
+            Action::StartExchange { exchange, .. } => {
+                engine.handle_exchange_failed(now, exchange, IoFailure::Unsupported);
+            }
+            Action::CancelExchange { .. } => {}
+            Action::StartProcess { process, .. } => {
+                let exit = ProcessExit::NotStarted(IoFailure::Unsupported);
+                engine.handle_process_exited(now, process, exit);
+            }
+            Action::FeedProcess { .. } | Action::KillProcess { .. } => {}
+            // Nobody asks yet.
+            Action::AnswerAdmin { .. } => {}
+            Action::Report(event) => logging::event(self.index, &event),
+            Action::Stopped => state.stopped = true,
+        }
+    }
+}
+
+impl State {
+    /// The engine's deadline, if it is earlier than what the timer is set to.
+    fn next_earlier_deadline(&self) -> Option<Instant> {
+        let (next, _) = self.engine.next_timeout()?;
+        self.armed.is_none_or(|armed| next < armed).then_some(next)
+    }
+
+    fn close_acceptor(&mut self, listener: ListenerId) {
+        let acceptor = self.acceptors.get_mut(usize::from(listener.0));
+        if let Some(closing) = acceptor.and_then(Option::take) {
+            closing.ring();
+        }
+    }
+}
+
+impl<A: Adapter> Told for Rc<Worker<A>> {
+    fn written(&self, conn: ConnHandle, octets: usize) {
+        self.input(|engine, now| engine.handle_written(now, conn, octets));
+    }
+
+    fn received(&self, conn: ConnHandle, octets: &[u8]) {
+        self.input(|engine, now| engine.handle_bytes(now, conn, octets));
+    }
+
+    fn ended(&self, conn: ConnHandle) {
+        self.input(|engine, now| engine.handle_end_of_stream(now, conn));
+    }
+}
+
+/// What is made of failures to accept a connection.
+#[derive(Debug, Default)]
+pub struct AcceptFailures {
+    /// The operator has been told of those that go on.
+    warned: bool,
+}
+
+impl AcceptFailures {
+    /// Wait after one for want of descriptors or memory.
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    /// One was accepted: the next failure is news.
+    pub fn clear(&mut self) {
+        self.warned = false;
+    }
+
+    /// How long to wait before accepting again, if at all.
+    pub fn pause_after(&mut self, error: &io::Error) -> Option<Duration> {
+        // The client has gone meanwhile.
+        if IoFailure::from(error) == IoFailure::Reset {
+            return None;
+        }
+        if !self.warned {
+            tracing::warn!(event = "accept_failed", "cannot accept: {error}");
+        }
+        self.warned = true;
+        Some(Self::PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::mailbox::mailbox;
+
+    fn poll<F: Future>(future: F) -> Poll<F::Output> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn without_a_control_thread_a_worker_is_stopped_once() {
+        let (sender, receiver) = mailbox();
+        let mut inbox = Inbox::new(receiver);
+        assert!(poll(inbox.next()).is_pending());
+        drop(sender);
+        assert_eq!(poll(inbox.next()), Poll::Ready(Command::Stop));
+        assert!(poll(inbox.next()).is_pending());
+    }
+
+    #[test]
+    fn only_failures_that_last_are_waited_for() {
+        let mut failures = AcceptFailures::default();
+        let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
+        assert_eq!(failures.pause_after(&gone), None);
+        assert!(!failures.warned);
+        let exhausted = io::Error::from_raw_os_error(24);
+        assert_eq!(failures.pause_after(&exhausted), Some(AcceptFailures::PAUSE));
+        assert!(failures.warned);
+        failures.clear();
+        assert!(!failures.warned);
+    }
+}
