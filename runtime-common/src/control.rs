@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::listeners::{Listeners, explained};
 use crate::logging::{self, Logging};
 use crate::mailbox::{Receiver, Sender, mailbox};
+use crate::resolvers::ResolverWatch;
 use crate::signals::{self, Wish};
 use crate::startup::{self, Prepared};
 use crate::threads::{self, WorkerEnd};
@@ -71,6 +72,7 @@ pub struct Control {
     notices: Receiver<Notice>,
     reporter: Sender<Notice>,
     announced: bool,
+    resolvers: Option<ResolverWatch>,
     /// Writes what is logged until the very end.
     _logging: Logging,
 }
@@ -108,12 +110,14 @@ impl Control {
             notices,
             reporter,
             announced: false,
+            resolvers: prepared.resolvers,
             _logging: prepared.logging,
         })
     }
 
     /// Carries out everything that is decided by now. Says how the process ends, once it does.
     pub fn proceed(&mut self) -> Option<Outcome> {
+        self.look_at_resolvers();
         loop {
             let decision = self.supervisor.borrow_mut().poll_decision(self.clock.now());
             match decision {
@@ -137,7 +141,8 @@ impl Control {
     /// How long until there is something to decide although nobody tells anything.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
-        let next = self.supervisor.borrow().next_timeout()?;
+        let next_look = self.resolvers.as_ref().map(ResolverWatch::next_look);
+        let next = self.supervisor.borrow().next_timeout().into_iter().chain(next_look).min()?;
         Some(next.since(self.clock.now()))
     }
 
@@ -156,6 +161,17 @@ impl Control {
                 event = "reload_refused",
                 "SIGHUP: reload is not available in this build; nothing was changed"
             ),
+        }
+    }
+
+    /// Where the system's name servers have changed, what was made of them does too.
+    fn look_at_resolvers(&mut self) {
+        let Some(watch) = &mut self.resolvers else { return };
+        if let Some(snapshot) = watch.look(self.clock.now(), &self.snapshot) {
+            self.snapshot = Arc::new(snapshot);
+            for worker in self.workers.iter().flatten() {
+                worker.commands.send(Command::Reload(Arc::clone(&self.snapshot)));
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use resolv_conf::{Config, ScopedIp};
 use crate::clock::Clock;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Names another file than [`RESOLV_CONF`], for containers and tests.
+const RESOLV_CONF_VARIABLE: &str = "BALANCEDNS_RESOLV_CONF";
 const DNS_PORT: u16 = 53;
 
 /// This machine.
@@ -37,7 +39,8 @@ impl Host for Machine {
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
-        fs::read(RESOLV_CONF).map(|text| resolvers(&text)).unwrap_or_default()
+        let path = env::var_os(RESOLV_CONF_VARIABLE).unwrap_or_else(|| RESOLV_CONF.into());
+        fs::read(path).map(|text| resolvers(&text)).unwrap_or_default()
     }
 
     fn clock(&self) -> Option<config::Clock> {

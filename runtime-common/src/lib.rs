@@ -19,6 +19,7 @@ mod machine;
 pub mod mailbox;
 pub mod poll;
 pub mod pump;
+pub mod resolvers;
 pub mod seed;
 pub mod signals;
 pub mod socket;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use balancedns_core::admin::View;
-use balancedns_core::config::{self, Loaded, Snapshot, Source};
+use balancedns_core::config::{self, Loaded, Snapshot, Source, Warning};
 use balancedns_core::engine::{Shared, Transport};
 use balancedns_core::exposition::Readings;
 use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
@@ -18,6 +18,7 @@ use crate::clock::{Clock, unix_now};
 use crate::host::{self, Machine};
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
+use crate::resolvers::ResolverWatch;
 use crate::{machine, seed, signals, threads};
 
 /// The `main` of a daemon: from the command line to the exit code.
@@ -53,6 +54,8 @@ pub struct Prepared {
     pub listeners: Listeners,
     /// How many workers there are to be: units 0 to this.
     pub workers: usize,
+    /// Watches the system's name servers, if the configuration has made use of them.
+    pub resolvers: Option<ResolverWatch>,
 }
 
 impl Prepared {
@@ -62,21 +65,25 @@ impl Prepared {
     /// Everything that stands against it, a line each.
     pub fn new(options: &Options) -> Result<Self, Vec<String>> {
         let clock = Clock::start();
-        let Loaded { mut snapshot, warnings, .. } = load(options.config.as_deref(), clock)?;
+        let machine = Machine::new(clock);
+        let source = source(options.config.as_deref()).map_err(|error| vec![error])?;
+        let Loaded { mut snapshot, warnings, uses_system_resolvers, .. } =
+            evaluate(&source, &machine)?;
         // Until here a signal ends the process at once; what follows is quick, then they are taken.
         signals::hold().map_err(|error| vec![format!("cannot hold signals: {error}")])?;
         let logging = logging::start(snapshot.logging.level);
-        for warning in &warnings {
-            tracing::warn!(event = "config", "{warning}");
-        }
+        warnings.iter().for_each(log_warning);
         let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
-        machine::fit(&mut snapshot, workers, &Machine::new(clock));
+        machine::fit(&mut snapshot, workers, &machine);
         let listeners = Listeners::bind(&snapshot.listen, workers)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
         let shared = Arc::new(Shared::new(&snapshot, seed));
-        Ok(Self { clock, logging, snapshot: Arc::new(snapshot), shared, listeners, workers })
+        let resolvers =
+            uses_system_resolvers.then(|| ResolverWatch::new(source, machine, clock.now()));
+        let snapshot = Arc::new(snapshot);
+        Ok(Self { clock, logging, snapshot, shared, listeners, workers, resolvers })
     }
 
     /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the
@@ -129,24 +136,28 @@ pub fn view(clock: Clock, shared: &Shared, supervisor: &Supervisor) -> View {
     }
 }
 
-/// Reads and validates a configuration file, or the built-in one.
+/// Runs and validates a configuration.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
-pub fn load(path: Option<&Path>, clock: Clock) -> Result<Loaded, Vec<String>> {
-    let source = match path {
-        Some(path) => source(path).map_err(|error| vec![error])?,
-        None => Source {
+pub fn evaluate(source: &Source, machine: &Machine) -> Result<Loaded, Vec<String>> {
+    config::load(source, machine).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+/// Tells the operator what a configuration says in vain.
+pub(crate) fn log_warning(warning: &Warning) {
+    tracing::warn!(event = "config", "{warning}");
+}
+
+/// The text of a configuration file, or of the built-in one.
+fn source(path: Option<&Path>) -> Result<Source, String> {
+    let Some(path) = path else {
+        return Ok(Source {
             name: config::DEFAULT_NAME.to_owned(),
             folder: String::new(),
             text: config::DEFAULT.to_owned(),
-        },
+        });
     };
-    config::load(&source, &Machine::new(clock))
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
-}
-
-fn source(path: &Path) -> Result<Source, String> {
     let name = path.display().to_string();
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("lua")) {
         return Err(format!("{name}: not a .lua file"));
@@ -209,16 +220,17 @@ mod tests {
 
     #[test]
     fn a_file_of_another_kind_or_none_is_a_line_for_the_operator() {
-        let clock = Clock::start();
-        let errors = |path: &str| load(Some(Path::new(path)), clock).expect_err("unusable");
-        assert_eq!(errors("/nonexistent/a.lua"), ["/nonexistent/a.lua: no such file"]);
-        assert_eq!(errors("/nonexistent/a.toml"), ["/nonexistent/a.toml: not a .lua file"]);
-        assert_eq!(errors("/nonexistent/a.LUA"), ["/nonexistent/a.LUA: no such file"]);
+        let error = |path: &str| source(Some(Path::new(path))).expect_err("unusable");
+        assert_eq!(error("/nonexistent/a.lua"), "/nonexistent/a.lua: no such file");
+        assert_eq!(error("/nonexistent/a.toml"), "/nonexistent/a.toml: not a .lua file");
+        assert_eq!(error("/nonexistent/a.LUA"), "/nonexistent/a.LUA: no such file");
     }
 
     #[test]
     fn the_built_in_configuration_is_valid() {
-        let loaded = load(None, Clock::start()).expect("valid");
+        let built_in = source(None).expect("built in");
+        let loaded = evaluate(&built_in, &Machine::new(Clock::start())).expect("valid");
         assert!(!loaded.snapshot.upstreams.is_empty());
+        assert!(loaded.uses_system_resolvers);
     }
 }

@@ -60,10 +60,12 @@ pub struct Setup {
 pub type StreamListeners = Vec<(ListenerId, TcpListener)>;
 
 /// What the control thread asks of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Command {
     /// Finish what is in flight and end.
     Stop,
+    /// Go on under another configuration with the same listeners.
+    Reload(Arc<Snapshot>),
 }
 
 /// Commands on their way to a worker. There are as many as an operator gives.
@@ -182,7 +184,9 @@ impl<A: Adapter> Worker<A> {
             write_timeout,
             adapter: PhantomData,
         };
-        Ok((Rc::new(worker), streams))
+        let worker = Rc::new(worker);
+        worker.input(|_, _| ()); // it may have things to do already: names to look up
+        Ok((worker, streams))
     }
 
     /// A descriptor that is readable when [`read_datagrams`](Self::read_datagrams) finds some.
@@ -240,6 +244,9 @@ impl<A: Adapter> Worker<A> {
     pub fn handle_command(self: &Rc<Self>, command: Command) {
         match command {
             Command::Stop => self.input(Engine::handle_shutdown),
+            Command::Reload(snapshot) => {
+                self.input(|engine, now| engine.handle_reload(now, snapshot));
+            }
         }
     }
 
@@ -473,7 +480,7 @@ mod tests {
         let mut inbox = Inbox::new(receiver);
         assert!(poll(inbox.next()).is_pending());
         drop(sender);
-        assert_eq!(poll(inbox.next()), Poll::Ready(Command::Stop));
+        assert!(matches!(poll(inbox.next()), Poll::Ready(Command::Stop)));
         assert!(poll(inbox.next()).is_pending());
     }
 

@@ -144,6 +144,7 @@ impl Engine {
             return;
         }
         host.endpoints = endpoints;
+        host.reported = false;
         let (upstream, host) = (settings.name.clone(), host.name.to_string());
         self.report(now, Event::HostFound { upstream, host, addresses: remotes });
         self.retire_unused();

@@ -125,6 +125,8 @@ fn a_name_that_cannot_be_looked_up_ends_the_wait_and_is_tried_again() {
     assert_eq!(rcode(&world.replies.pop_front().expect("an answer at once")), 2);
     world.pass(Duration::from_secs(1));
     look_up(&mut world, 300, &[], &["192.0.2.8"]);
+    let found = |event: &&Event| matches!(event, Event::HostFound { .. });
+    assert_eq!(world.events.iter().filter(found).count(), 1);
     world.ask(&query(3, "c.example"));
     assert_eq!(world.next_query().1, "192.0.2.8:5353");
 }
