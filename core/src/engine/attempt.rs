@@ -10,7 +10,7 @@ use crate::config::UpstreamProtocol;
 use crate::limits::{HEADER_OCTETS, QUERY_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use crate::metrics::Counter;
 use crate::policy::Reason;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::upstream::spell;
 use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
 
@@ -190,11 +190,11 @@ impl Engine {
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
         let attempt = &mut fetch.attempt;
         attempt.overdue += 1;
-        let health = &mut self.endpoints[endpoint].health;
-        let wait = health.patience().saturating_mul(1 << attempt.overdue.min(16));
-        attempt.overdue_at = Some(now + wait);
-        if attempt.overdue == 1 && health.kept_silent(now, attempt.started) {
-            self.taken_down(now, endpoint, IoFailure::TimedOut);
+        let patience = self.endpoints[endpoint].health.patience();
+        attempt.overdue_at = Some(now + patience.saturating_mul(1 << attempt.overdue.min(16)));
+        let Attempt { carrier, started, overdue, .. } = *attempt;
+        if overdue == 1 {
+            self.met_with_silence(now, endpoint, carrier, started);
         }
         if self.endpoints[endpoint].health.is_down() && self.has_better(handle) {
             return self.attempt_failed(now, handle, Failure::TimedOut, out);
@@ -307,59 +307,6 @@ impl Engine {
         }
     }
 
-    /// What a failure says of the endpoint's health. That a server of datagrams does not do TCP says
-    /// nothing.
-    fn judge(
-        &mut self,
-        now: Instant,
-        endpoint: usize,
-        failure: Failure,
-        carrier: Carrier,
-        started: Instant,
-    ) {
-        let io = match failure {
-            Failure::TimedOut => IoFailure::TimedOut,
-            Failure::Network(io) => io,
-            Failure::Rcode(_) | Failure::Malformed | Failure::Busy | Failure::NoAddress => return,
-        };
-        let state = &mut self.endpoints[endpoint];
-        let is_own = match state.settings.protocol {
-            UpstreamProtocol::Udp => carrier == Carrier::Datagram,
-            UpstreamProtocol::Tcp => carrier == Carrier::Stream,
-        };
-        let down = is_own
-            && match io {
-                IoFailure::TimedOut => state.health.timed_out(now, started),
-                IoFailure::Refused
-                | IoFailure::Unreachable
-                | IoFailure::Reset
-                | IoFailure::Other => state.health.refused(now),
-                IoFailure::AddressUnavailable
-                | IoFailure::NoResources
-                | IoFailure::TooBig
-                | IoFailure::Unsupported => false,
-            };
-        if down {
-            self.taken_down(now, endpoint, io);
-        } else {
-            self.report_upstream_failure(now, endpoint, io);
-        }
-    }
-
-    /// The endpoint is down from now on.
-    fn taken_down(&mut self, now: Instant, endpoint: usize, failure: IoFailure) {
-        self.metrics.counters.count(Counter::UpstreamsDown);
-        self.report_upstream_failure(now, endpoint, failure);
-    }
-
-    fn report_upstream_failure(&mut self, now: Instant, endpoint: usize, failure: IoFailure) {
-        let state = &mut self.endpoints[endpoint];
-        if let Some(failures) = state.trouble.failed(now) {
-            let (upstream, addr) = state.display_name();
-            self.report(now, Event::UpstreamFailed { upstream, addr, failure, failures });
-        }
-    }
-
     /// Nobody is left to ask, or no time.
     fn give_up(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
         let Some(fetch) = self.fetches.get(handle) else {
@@ -442,17 +389,6 @@ impl Engine {
         }
         if !self.finish_with_reply(now, handle, view, out) {
             self.attempt_failed(now, handle, Failure::Malformed, out);
-        }
-    }
-
-    /// An endpoint has replied.
-    fn heard(&mut self, now: Instant, endpoint: usize, took: Duration) {
-        let state = &mut self.endpoints[endpoint];
-        state.latency.record(took);
-        state.health.answered(now, took);
-        if state.trouble.answered() {
-            let (upstream, addr) = state.display_name();
-            self.report(now, Event::UpstreamAnswers { upstream, addr });
         }
     }
 

@@ -200,7 +200,7 @@ impl Engine {
             }
             return;
         }
-        let candidates = self.candidates(forward.key.name());
+        let (candidates, of_best_zone) = self.candidates(forward.key.name());
         if candidates.is_empty() {
             return self.shed(now, waiter, Reason::NoRoute, out);
         }
@@ -214,7 +214,7 @@ impl Engine {
             dnssec_ok: forward.dnssec_ok,
             checking_disabled: forward.checking_disabled,
         };
-        self.probe_who_is_down(now, &asked, &candidates, out);
+        self.probe_who_is_down(now, &asked, &candidates[..of_best_zone], out);
         let hash = asked.key.hash();
         let deadline = now + self.snapshot.routing.deadline;
         let Some(handle) = self.start_fetch(now, Purpose::Clients, asked, candidates, deadline)

@@ -17,9 +17,9 @@
 //!   counter or an event.
 //!
 //! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
-//! `candidates` (whom to ask) and `attempt` (one after the other), `sockets` and `upstream_streams`
-//! (how), `deliver` (the way out); `client_streams` keeps clients' connections, `host_names` looks
-//! upstreams' addresses up, `lifecycle` reloads and stops.
+//! `candidates` (whom to ask), `attempt` (one after the other), `health` (who is down), `sockets` and
+//! `upstream_streams` (how), `deliver` (the way out); `client_streams` keeps clients' connections,
+//! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops.
 
 mod attempt;
 mod candidates;
@@ -28,6 +28,7 @@ mod contract;
 mod deliver;
 mod event;
 mod fetch;
+mod health;
 mod host_names;
 mod lifecycle;
 mod question;

@@ -42,9 +42,11 @@ impl Health {
     }
 
     /// An attempt that began at `started` has timed out. Whether this takes it down: not if it has
-    /// answered something else meanwhile, since then it was the question that is hard.
+    /// answered something else meanwhile, since then it was the question that is hard; nor if the
+    /// question had no more time than replies may need.
     pub(crate) fn timed_out(&mut self, now: Instant, started: Instant) -> bool {
-        !self.has_answered_since(started) && self.take_down(now)
+        let had_time = now.since(started) >= self.patience();
+        had_time && !self.has_answered_since(started) && self.take_down(now)
     }
 
     /// A query sent at `started` has waited for longer than usual. Whether this takes it down.
@@ -119,6 +121,7 @@ mod tests {
         health.answered(at(500), Duration::from_millis(1));
         assert!(!health.timed_out(at(2_000), at(0)));
         assert!(!health.kept_silent(at(600), at(500)));
+        assert!(!health.timed_out(at(3_000), at(2_900)), "it had no time");
         assert!(health.timed_out(at(3_000), at(501)));
     }
 

@@ -186,6 +186,25 @@ fn zones_come_before_health() {
     assert_eq!(answer_next(&mut world), SECOND, "but soon");
 }
 
+/// Names of a zone must not be shown to those who do not serve it.
+#[test]
+fn probes_stay_within_the_zone() {
+    let zone = Name::parse("example").expect("a name");
+    let mut snapshot = two();
+    snapshot.routes = Routes::new(&[vec![zone], Vec::new()]);
+    let mut world = World::new(snapshot);
+    world.ask(&query(1, "elsewhere.test-zone.net"));
+    let (socket, remote, _) = world.next_query();
+    assert_eq!(remote, SECOND);
+    world.engine.handle_socket_failed(world.now, socket, IoFailure::Refused);
+    world.pump();
+    world.pass(PROBE_AFTER);
+    ask(&mut world, 1);
+    assert_eq!(answer_next(&mut world), FIRST);
+    assert!(world.queries.is_empty());
+    assert_eq!(world.count(Counter::UpstreamProbes), 0);
+}
+
 #[test]
 fn an_answer_of_any_kind_is_a_sign_of_life() {
     let mut world = World::new(two());
