@@ -59,9 +59,10 @@ impl Engine {
                 IoFailure::Refused
                 | IoFailure::Unreachable
                 | IoFailure::Reset
-                | IoFailure::Other => state.health.refused(now),
-                IoFailure::AddressUnavailable
-                | IoFailure::NoResources
+                | IoFailure::Other
+                // Without an address of that family there is no way to it from here.
+                | IoFailure::AddressUnavailable => state.health.refused(now),
+                IoFailure::NoResources
                 | IoFailure::TooBig
                 | IoFailure::Unsupported => false,
             };

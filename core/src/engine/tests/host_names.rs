@@ -92,6 +92,24 @@ fn it_is_looked_up_at_once_and_ipv6_is_tried_first() {
     assert!(world.events.contains(&Event::HostFound { upstream, host, addresses }));
 }
 
+/// A machine with IPv6 but without an address that leads out.
+#[test]
+fn a_family_that_cannot_be_used_is_not_tried_for_every_question() {
+    let mut world = started(named());
+    look_up(&mut world, 300, &["2001:db8::1"], &["192.0.2.8"]);
+    world.ask(&query(1, "a.example"));
+    let (socket, remote, _) = world.next_query();
+    assert_eq!(remote, "[2001:db8::1]:5353");
+    world.engine.handle_socket_failed(world.now, socket, IoFailure::AddressUnavailable);
+    world.pump();
+    for number in 2..5 {
+        let (socket, remote, sent) = world.next_query();
+        assert_eq!(remote, "192.0.2.8:5353");
+        world.upstream_says(socket, &reply(&sent, 60));
+        world.ask(&query(number, &format!("name{number}.example")));
+    }
+}
+
 #[test]
 fn questions_wait_for_the_first_address() {
     let mut world = started(named());
