@@ -4,7 +4,37 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
 
+use crate::case::World;
 use crate::harness::{Answer, Daemon, Query, Reply, Settings, Upstream, free_port};
+
+cases! {
+    closed_port_costs_no_timeout, both, "robustness failover",
+        "ICMP says at once that nobody is there: the second answers without any timeout";
+    refused_connection_costs_no_timeout, both, "robustness failover",
+        "a TCP upstream that refuses connections costs no timeout either";
+    silence_ends_after_the_timeout, both, "config upstreams.timeout_ms",
+        "silence ends after the upstream's own timeout; then the second is asked";
+    failing_rcodes_lead_on, both, "config routing.failover_on",
+        "each rcode of the default leads to the next candidate";
+    nxdomain_does_not_lead_on, both, "RFC 2308 2.1",
+        "NXDOMAIN is an answer, not a failure: nobody else is asked";
+    failover_on_is_configured, both, "config routing.failover_on",
+        "the rcodes that lead on are the operator's";
+    first_failure_is_passed_on, both, "RFC 8914 4.24",
+        "if all fail, the client gets the first one's rcode, and is told why";
+    deadline_ends_the_waiting, both, "config routing.deadline_ms, RFC 8914 4.23",
+        "if all are silent, SERVFAIL comes by the deadline, and says why";
+    all_dead_fails_at_once, both, "RFC 8914 4.24",
+        "if all ports are closed, nobody waits for a deadline";
+    lost_datagrams_are_sent_again, both, "RFC 1035 4.2.1",
+        "a lost datagram is sent again before the upstream is given up";
+    attempts_are_bounded, both, "config routing.attempts_max",
+        "what one question may cost upstream is bounded";
+    late_replies_are_harmless, both, "RFC 5452 9.1",
+        "an answer that comes after its attempt was given up confuses nobody";
+    broken_replies_lead_on, both, "robustness replies",
+        "a reply that cannot be understood is as good as none: the next upstream is asked";
+}
 
 const SERVFAIL: u16 = 2;
 /// RFC 8914 section 4.23: no reachable authority; 4.24: network error.
@@ -12,7 +42,7 @@ const NOBODY_REACHED: [u16; 2] = [22, 23];
 
 fn timed(daemon: &Daemon, query: &Query) -> (Reply, Duration) {
     let start = Instant::now();
-    let reply = daemon.udp(query);
+    let reply = daemon.ask(query);
     (reply, start.elapsed())
 }
 
@@ -20,37 +50,32 @@ fn failing(rcode: ResponseCode) -> Upstream {
     Upstream::start(move |asked| asked.rcode(rcode))
 }
 
-/// ICMP says at once that nobody is there: the second answers without any timeout.
-#[test]
-fn closed_port_costs_no_timeout() {
+fn closed_port_costs_no_timeout(world: &World) {
     let second = Upstream::answering("192.0.2.2");
     let daemon = Settings::new()
         .upstream_at(([127, 0, 0, 1], free_port()).into(), "timeout_ms = 5000")
         .upstream(&second, "")
-        .start();
+        .start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
     assert_eq!(reply.address(), "192.0.2.2");
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
-/// The same for a TCP upstream, whose connection is refused.
-#[test]
-fn refused_connection_costs_no_timeout() {
+fn refused_connection_costs_no_timeout(world: &World) {
     let second = Upstream::answering("192.0.2.2");
     let daemon = Settings::new()
         .upstream_at(([127, 0, 0, 1], free_port()).into(), r#"protocol = "tcp", timeout_ms = 5000"#)
         .upstream(&second, "")
-        .start();
+        .start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
     assert_eq!(reply.address(), "192.0.2.2");
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
-/// Silence ends after the upstream's own timeout; then the second is asked.
-#[test]
-fn silence_ends_after_the_timeout() {
+fn silence_ends_after_the_timeout(world: &World) {
     let (first, second) = (Upstream::silent(), Upstream::answering("192.0.2.2"));
-    let daemon = Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start();
+    let daemon =
+        Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
     assert_eq!(reply.address(), "192.0.2.2");
     assert!((Duration::from_millis(290)..Duration::from_secs(2)).contains(&took), "{took:?}");
@@ -59,65 +84,55 @@ fn silence_ends_after_the_timeout() {
     assert!(timeouts >= 1.0);
 }
 
-/// Each rcode of `failover_on`'s default leads to the next candidate.
-#[test]
-fn failing_rcodes_lead_on() {
+fn failing_rcodes_lead_on(world: &World) {
     for rcode in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
         let (first, second) = (failing(rcode), Upstream::answering("192.0.2.2"));
-        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
-        let reply = daemon.udp(&Query::a("www.example.org"));
+        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start(world);
+        let reply = daemon.ask(&Query::a("www.example.org"));
         assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.2".to_owned()), "{rcode}");
         assert_eq!((first.count(), second.count()), (1, 1), "{rcode}");
     }
 }
 
-/// NXDOMAIN is an answer, not a failure.
-#[test]
-fn nxdomain_does_not_lead_on() {
+fn nxdomain_does_not_lead_on(world: &World) {
     let first = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 300, 300));
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 3);
+    let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start(world);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).rcode(), 3);
     assert_eq!(second.count(), 0);
 }
 
-/// `failover_on` is the operator's: here only REFUSED leads on.
-#[test]
-fn failover_on_is_configured() {
+fn failover_on_is_configured(world: &World) {
     let (first, second) = (failing(ResponseCode::ServFail), Upstream::answering("192.0.2.2"));
     let daemon = Settings::new()
         .upstream(&first, "")
         .upstream(&second, "")
         .section(r#"routing = { failover_on = { "REFUSED" } }"#)
-        .start();
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), SERVFAIL);
+        .start(world);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).rcode(), SERVFAIL);
     assert_eq!(second.count(), 0);
 }
 
-/// If all fail, the client gets the first one's rcode, and is told why (RFC 8914 section 4.24).
-#[test]
-fn first_failure_is_passed_on() {
+fn first_failure_is_passed_on(world: &World) {
     for (rcode, other, expected) in [
         (ResponseCode::ServFail, ResponseCode::Refused, 2),
         (ResponseCode::Refused, ResponseCode::ServFail, 5),
     ] {
         let (first, second) = (failing(rcode), failing(other));
-        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start();
-        let reply = daemon.udp(&Query::a("www.example.org").edns(1232));
+        let daemon = Settings::new().upstream(&first, "").upstream(&second, "").start(world);
+        let reply = daemon.ask(&Query::a("www.example.org").edns(1232));
         assert_eq!((reply.rcode(), reply.extended_errors()), (expected, vec![23]));
         assert_eq!((first.count(), second.count()), (1, 1));
     }
 }
 
-/// If all are silent, SERVFAIL comes by the deadline, and says why.
-#[test]
-fn deadline_ends_the_waiting() {
+fn deadline_ends_the_waiting(world: &World) {
     let (first, second) = (Upstream::silent(), Upstream::silent());
     let daemon = Settings::new()
         .upstream(&first, "")
         .upstream(&second, "")
         .section("routing = { deadline_ms = 700 }")
-        .start();
+        .start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org").edns(1232));
     assert_eq!(reply.rcode(), SERVFAIL);
     let codes = reply.extended_errors();
@@ -125,13 +140,11 @@ fn deadline_ends_the_waiting() {
     assert!((Duration::from_millis(650)..Duration::from_secs(2)).contains(&took), "{took:?}");
 }
 
-/// If all ports are closed, nobody waits for a deadline.
-#[test]
-fn all_dead_fails_at_once() {
+fn all_dead_fails_at_once(world: &World) {
     let daemon = Settings::new()
         .upstream_at(([127, 0, 0, 1], free_port()).into(), "")
         .upstream_at(([127, 0, 0, 1], free_port()).into(), "")
-        .start();
+        .start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org").edns(1232));
     assert_eq!(reply.rcode(), SERVFAIL);
     let codes = reply.extended_errors();
@@ -139,13 +152,11 @@ fn all_dead_fails_at_once() {
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
-/// A lost datagram is sent again before the upstream is given up.
-#[test]
-fn lost_datagrams_are_sent_again() {
+fn lost_datagrams_are_sent_again(world: &World) {
     let upstream = Upstream::start(|asked| {
         if asked.sequence == 0 { Answer::Silence } else { asked.address(60, "192.0.2.1").into() }
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let (reply, took) = timed(&daemon, &Query::a("www.example.org"));
     assert_eq!(reply.address(), "192.0.2.1");
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -153,39 +164,33 @@ fn lost_datagrams_are_sent_again() {
     assert!(daemon.metric("balancedns_upstream_retransmits_total") >= 1.0);
 }
 
-/// `attempts_max` bounds what one question may cost upstream.
-#[test]
-fn attempts_are_bounded() {
+fn attempts_are_bounded(world: &World) {
     let servers = [Upstream::silent(), Upstream::silent()];
     let daemon = Settings::new()
         .upstream(&servers[0], "timeout_ms = 1000")
         .upstream(&servers[1], "timeout_ms = 1000")
         .section("routing = { attempts_max = 2, deadline_ms = 2500 }")
-        .start();
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), SERVFAIL);
+        .start(world);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).rcode(), SERVFAIL);
     let sends: usize = servers.iter().map(Upstream::count).sum();
     assert_eq!(sends, 2);
 }
 
-/// An answer that comes after its attempt was given up is not lost on the next asker, nor does it
-/// confuse the one who has an answer already.
-#[test]
-fn late_replies_are_harmless() {
+fn late_replies_are_harmless(world: &World) {
     let first = Upstream::start(|asked| {
         let reply = asked.address(60, "192.0.2.1");
         Answer::After(Duration::from_millis(500), Box::new(reply.into()))
     });
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new().upstream(&first, "timeout_ms = 200").upstream(&second, "").start();
-    let client = crate::harness::UdpClient::to(daemon.addr());
+    let daemon =
+        Settings::new().upstream(&first, "timeout_ms = 200").upstream(&second, "").start(world);
+    let mut client = daemon.client();
     assert_eq!(client.ask(&Query::a("www.example.org")).address(), "192.0.2.2");
-    assert!(client.try_receive(Duration::from_millis(700)).is_none(), "a second reply");
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
+    client.expect_silence(Duration::from_millis(700));
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), "192.0.2.2");
 }
 
-/// A reply that cannot be understood is as good as none; the next upstream is asked.
-#[test]
-fn broken_replies_lead_on() {
+fn broken_replies_lead_on(world: &World) {
     let first = Upstream::start(|asked| {
         let mut octets = asked.address(60, "192.0.2.1").to_vec().expect("it can be encoded");
         // RDLENGTH of the A record promises more than there is.
@@ -194,6 +199,7 @@ fn broken_replies_lead_on() {
         Answer::Octets(vec![octets])
     });
     let second = Upstream::answering("192.0.2.2");
-    let daemon = Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start();
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.2");
+    let daemon =
+        Settings::new().upstream(&first, "timeout_ms = 300").upstream(&second, "").start(world);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), "192.0.2.2");
 }

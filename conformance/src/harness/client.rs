@@ -1,10 +1,68 @@
 //! Clients over plain sockets of the standard library.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Query, Reply};
+use super::{PATIENCE, Query, Reply, Transport};
+
+/// A client of either transport, for what is the same over both.
+#[derive(Debug)]
+pub(crate) enum Client {
+    Udp(UdpClient),
+    Tcp(TcpClient),
+}
+
+impl Client {
+    pub(crate) fn to(transport: Transport, server: SocketAddr) -> Self {
+        match transport {
+            Transport::Udp => Self::Udp(UdpClient::to(server)),
+            Transport::Tcp => Self::Tcp(TcpClient::to(server)),
+        }
+    }
+
+    /// Sends one message: in a datagram, or behind its length.
+    pub(crate) fn send(&mut self, message: &[u8]) {
+        match self {
+            Self::Udp(client) => client.send(message),
+            Self::Tcp(client) => client.send(message),
+        }
+    }
+
+    /// The next message, or why there is none.
+    pub(crate) fn try_receive(&mut self, within: Duration) -> Tried {
+        match self {
+            Self::Udp(client) => match client.try_receive(within) {
+                Some(reply) => Tried::Reply(Box::new(reply)),
+                None => Tried::Silence,
+            },
+            Self::Tcp(client) => client.try_receive(within),
+        }
+    }
+
+    pub(crate) fn receive(&mut self) -> Reply {
+        match self {
+            Self::Udp(client) => client.receive(),
+            Self::Tcp(client) => client.receive(),
+        }
+    }
+
+    /// Sends the query and checks what holds for every reply to it.
+    pub(crate) fn ask(&mut self, query: &Query) -> Reply {
+        match self {
+            Self::Udp(client) => client.ask(query),
+            Self::Tcp(client) => client.ask(query),
+        }
+    }
+
+    /// Checks that no reply comes within the time given, and that a stream stays open.
+    pub(crate) fn expect_silence(&mut self, within: Duration) {
+        match self.try_receive(within) {
+            Tried::Silence => {}
+            other @ (Tried::Reply(_) | Tried::Closed) => panic!("silence, not {other:?}"),
+        }
+    }
+}
 
 /// A client with a UDP socket of its own.
 #[derive(Debug)]
@@ -19,16 +77,6 @@ impl UdpClient {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        Self::bound(local, server)
-    }
-
-    /// The same from an address of this machine that the test chooses.
-    pub(crate) fn from(local: &str, server: SocketAddr) -> Self {
-        let ip: IpAddr = local.parse().expect("a test's address is valid");
-        Self::bound((ip, 0).into(), server)
-    }
-
-    fn bound(local: SocketAddr, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind(local).expect("a port for a client");
         socket.connect(server).expect("connecting a datagram socket needs nobody");
         Self { socket }

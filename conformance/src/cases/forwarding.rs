@@ -4,31 +4,54 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{CNAME, NS};
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use crate::harness::{Answer, Gate, Query, Settings, UdpClient, Upstream, address, record, until};
+use crate::case::World;
+use crate::harness::{Answer, Client, Gate, Query, Settings, Upstream, address, record, until};
 
-/// RFC 1035 section 4.2.1: an A record comes through over UDP.
-#[test]
-fn forwards_over_udp() {
+cases! {
+    forwards, both, "RFC 1035 4.2.1, RFC 7766 5",
+        "a question goes upstream, and its answer comes back";
+    forwards_from_and_to_ipv6, both, "RFC 3596 2.2",
+        "AAAA, on a listener of IPv6 and through an upstream of IPv6";
+    every_id_comes_back, both, "RFC 1035 4.1.1",
+        "the id of the query is the id of the reply, whatever it is";
+    recursion_is_available, both, "RFC 1035 4.1.1",
+        "RA says that we recurse, whatever the upstream says of itself";
+    cd_is_copied, both, "RFC 4035 3.2.2",
+        "CD is copied from the query, and handed to the upstream";
+    ad_is_for_who_asks, both, "RFC 6840 5.8",
+        "AD is for who asked with AD or DO, and for nobody else";
+    letter_case_is_the_clients, both, "RFC 1035 2.3.3, RFC 4343 4.1",
+        "the question comes back in the client's own spelling, whoever asked first";
+    upstream_may_change_letter_case, both, "RFC 4343 3",
+        "an upstream that writes names in lower case is still understood";
+    cname_chain_comes_through, both, "RFC 1034 3.6.2",
+        "a chain of CNAMEs arrives whole and in order";
+    all_sections_come_through, both, "RFC 1035 4.1",
+        "authority and additional sections come through as they were sent";
+    unknown_types_come_through, both, "RFC 3597 3",
+        "a type without a name is forwarded, and its octets come back untouched";
+    longest_and_shortest_name, both, "RFC 1035 2.3.4",
+        "the longest name that there can be, and the root";
+    nxdomain_comes_through, both, "RFC 2308 2.1",
+        "NXDOMAIN is an answer and arrives as one, with its SOA";
+    zone_transfers_are_answered_with_an_error, both, "RFC 5936 4, RFC 1995 2",
+        "no zone transfers here; the asker is told so";
+    any_is_answered, both, "RFC 8482 4",
+        "ANY gets a reply";
+    identical_questions_are_asked_once, both, "architecture coalescing",
+        "fifty who ask the same at once are one question upstream, and each gets an own reply";
+}
+
+fn forwards(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
-    let reply = daemon.udp(&Query::a("www.example.org"));
+    let daemon = Settings::with(&upstream).start(world);
+    let reply = daemon.ask(&Query::a("www.example.org"));
     assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.1".to_owned()));
     assert_eq!(reply.message.answers[0].name.to_ascii(), "www.example.org.");
     assert_eq!(upstream.count(), 1);
 }
 
-/// RFC 7766 section 5: the same over TCP.
-#[test]
-fn forwards_over_tcp() {
-    let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
-    let reply = daemon.tcp(&Query::a("www.example.org"));
-    assert_eq!((reply.rcode(), reply.address()), (0, "192.0.2.1".to_owned()));
-}
-
-/// RFC 3596 section 2.2: AAAA, on a listener of IPv6 and through an upstream of IPv6.
-#[test]
-fn forwards_from_and_to_ipv6() {
+fn forwards_from_and_to_ipv6(world: &World) {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
         eprintln!("skipped: this machine has no ::1");
         return;
@@ -36,95 +59,79 @@ fn forwards_from_and_to_ipv6() {
     let upstream = Upstream::on(std::net::Ipv6Addr::LOCALHOST.into(), true, |asked| {
         asked.answer([address(&asked.name(), 60, "2001:db8::7")])
     });
-    let daemon = Settings::with(&upstream).dns("[::1]:{port}").start();
+    let daemon = Settings::with(&upstream).dns("[::1]:{port}").start(world);
     let query = Query::new("six.example.org", RecordType::AAAA);
-    assert_eq!(UdpClient::to(daemon.addr6()).ask(&query).address(), "2001:db8::7");
-    assert_eq!(crate::harness::TcpClient::to(daemon.addr6()).ask(&query).address(), "2001:db8::7");
+    let mut client = Client::to(world.transport(), daemon.addr6());
+    assert_eq!(client.ask(&query).address(), "2001:db8::7");
 }
 
-/// RFC 1035 section 4.1.1: the id of the query is the id of the reply, whatever it is.
-#[test]
-fn every_id_comes_back() {
+fn every_id_comes_back(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for id in [0, 1, 0x00ff, 0xff00, u16::MAX] {
-        let reply = daemon.udp(&Query::a(&format!("id-{id}.example.org")).id(id));
+        let reply = daemon.ask(&Query::a(&format!("id-{id}.example.org")).id(id));
         assert_eq!(reply.message.metadata.id, id);
     }
 }
 
-/// RFC 1035 section 4.1.1: RA says that we recurse; AA is not ours to claim from a cache.
-#[test]
-fn recursion_is_available() {
+fn recursion_is_available(world: &World) {
     let upstream = Upstream::start(|asked| {
         let mut reply = asked.address(60, "192.0.2.1");
         reply.metadata.recursion_available = false;
         reply
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
-        let reply = daemon.udp(&Query::a("www.example.org"));
+        let reply = daemon.ask(&Query::a("www.example.org"));
         assert!(reply.recursion_available());
         assert!(reply.message.metadata.recursion_desired);
     }
 }
 
-/// RFC 4035 section 3.2.2: CD is copied from the query, and handed to the upstream.
-#[test]
-fn cd_is_copied() {
+fn cd_is_copied(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
-    assert!(daemon.udp(&Query::a("one.example.org").cd()).checking_disabled());
+    let daemon = Settings::with(&upstream).start(world);
+    assert!(daemon.ask(&Query::a("one.example.org").cd()).checking_disabled());
     assert!(upstream.asked()[0].message.metadata.checking_disabled);
-    assert!(!daemon.udp(&Query::a("two.example.org")).checking_disabled());
+    assert!(!daemon.ask(&Query::a("two.example.org")).checking_disabled());
     assert!(!upstream.asked()[1].message.metadata.checking_disabled);
 }
 
-/// RFC 6840 section 5.8: AD is for who asked with AD or DO, and for nobody else.
-#[test]
-fn ad_is_for_who_asks() {
+fn ad_is_for_who_asks(world: &World) {
     let upstream = Upstream::start(|asked| {
         let mut reply = asked.address(60, "192.0.2.1");
         reply.metadata.authentic_data = true;
         reply
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
-        assert!(daemon.udp(&Query::a("www.example.org").ad()).authentic_data());
-        assert!(daemon.udp(&Query::a("www.example.org").dnssec_ok()).authentic_data());
-        assert!(!daemon.udp(&Query::a("www.example.org")).authentic_data());
+        assert!(daemon.ask(&Query::a("www.example.org").ad()).authentic_data());
+        assert!(daemon.ask(&Query::a("www.example.org").dnssec_ok()).authentic_data());
+        assert!(!daemon.ask(&Query::a("www.example.org")).authentic_data());
     }
 }
 
-/// RFC 1035 section 2.3.3 and draft-vixie-dnsext-dns0x20: the question comes back in the client's
-/// own spelling, whoever asked first.
-#[test]
-fn letter_case_is_the_clients() {
+fn letter_case_is_the_clients(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for name in ["WwW.eXaMpLe.OrG", "www.example.org", "WWW.EXAMPLE.ORG"] {
         // `ask` compares the question octet by octet.
-        assert_eq!(daemon.udp(&Query::a(name)).address(), "192.0.2.1");
-        assert_eq!(daemon.tcp(&Query::a(name)).address(), "192.0.2.1");
+        assert_eq!(daemon.ask(&Query::a(name)).address(), "192.0.2.1");
     }
     assert_eq!(upstream.count(), 1);
 }
 
-/// An upstream that writes names in lower case is still understood.
-#[test]
-fn upstream_may_change_letter_case() {
+fn upstream_may_change_letter_case(world: &World) {
     let upstream = Upstream::start(|asked| {
         let mut reply = asked.address(60, "192.0.2.1");
         reply.queries[0].name = Name::from_ascii(asked.name()).expect("a valid name");
         reply
     });
-    let daemon = Settings::with(&upstream).start();
-    assert_eq!(daemon.udp(&Query::a("Mixed.Example.ORG")).address(), "192.0.2.1");
+    let daemon = Settings::with(&upstream).start(world);
+    assert_eq!(daemon.ask(&Query::a("Mixed.Example.ORG")).address(), "192.0.2.1");
 }
 
-/// RFC 1034 section 3.6.2: a chain of CNAMEs arrives whole and in order.
-#[test]
-fn cname_chain_comes_through() {
+fn cname_chain_comes_through(world: &World) {
     let upstream = Upstream::start(|asked| {
         let alias = |from: &str, to: &str| {
             let target = Name::from_ascii(to).expect("a valid name");
@@ -136,18 +143,16 @@ fn cname_chain_comes_through() {
             address("c.example.net.", 60, "192.0.2.3"),
         ])
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
-        let reply = daemon.udp(&Query::a("a.example.org"));
+        let reply = daemon.ask(&Query::a("a.example.org"));
         let types: Vec<_> = reply.message.answers.iter().map(|r| r.record_type()).collect();
         assert_eq!(types, [RecordType::CNAME, RecordType::CNAME, RecordType::A]);
         assert_eq!(reply.message.answers[2].name.to_ascii(), "c.example.net.");
     }
 }
 
-/// RFC 1035 section 4.1: authority and additional sections come through as they were sent.
-#[test]
-fn all_sections_come_through() {
+fn all_sections_come_through(world: &World) {
     let upstream = Upstream::start(|asked| {
         let mut reply = asked.address(60, "192.0.2.1");
         let server = Name::from_ascii("ns.example.org.").expect("a valid name");
@@ -155,9 +160,9 @@ fn all_sections_come_through() {
         reply.add_additional(address("ns.example.org.", 60, "192.0.2.53"));
         reply
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
-        let message = daemon.udp(&Query::a("www.example.org").edns(1232)).message;
+        let message = daemon.ask(&Query::a("www.example.org").edns(1232)).message;
         assert_eq!(
             (message.answers.len(), message.authorities.len(), message.additionals.len()),
             (1, 1, 1)
@@ -165,9 +170,7 @@ fn all_sections_come_through() {
     }
 }
 
-/// RFC 3597 section 3: a type without a name is forwarded, and its octets come back untouched.
-#[test]
-fn unknown_types_come_through() {
+fn unknown_types_come_through(world: &World) {
     let data = vec![0xc0, 0x0c, 0, 1, 2, 255];
     let sent = data.clone();
     let upstream = Upstream::start(move |asked| {
@@ -175,73 +178,60 @@ fn unknown_types_come_through() {
         let rdata = hickory_proto::rr::rdata::NULL::with(sent.clone());
         asked.answer([record(&asked.name(), 60, RData::Unknown { code, rdata })])
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
-        let reply = daemon.udp(&Query::new("odd.example.org", RecordType::Unknown(65_280)));
+        let reply = daemon.ask(&Query::new("odd.example.org", RecordType::Unknown(65_280)));
         assert_eq!(reply.message.answers[0].record_type(), RecordType::Unknown(65_280));
         assert!(reply.bytes.ends_with(&data), "{:02x?}", reply.bytes);
     }
 }
 
-/// RFC 1035 section 2.3.4: the longest name that there can be, and the root.
-#[test]
-fn longest_and_shortest_name() {
+fn longest_and_shortest_name(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let label = "x".repeat(63);
     let longest = format!("{label}.{label}.{label}.{}", "y".repeat(61));
-    assert_eq!(daemon.udp(&Query::a(&longest)).address(), "192.0.2.1");
-    assert_eq!(daemon.udp(&Query::new(".", RecordType::NS)).rcode(), 0);
+    assert_eq!(daemon.ask(&Query::a(&longest)).address(), "192.0.2.1");
+    assert_eq!(daemon.ask(&Query::new(".", RecordType::NS)).rcode(), 0);
 }
 
-/// RFC 8499 section 3: NXDOMAIN is an answer and arrives as one, with its SOA.
-#[test]
-fn nxdomain_comes_through() {
+fn nxdomain_comes_through(world: &World) {
     let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 300, 300));
-    let daemon = Settings::with(&upstream).start();
-    let reply = daemon.udp(&Query::a("missing.example.org"));
+    let daemon = Settings::with(&upstream).start(world);
+    let reply = daemon.ask(&Query::a("missing.example.org"));
     assert_eq!(reply.rcode(), 3);
     assert!(reply.soa().is_some());
 }
 
-/// RFC 5936 and RFC 1995: no zone transfers here; the asker is told so, over UDP and TCP.
-#[test]
-fn zone_transfers_are_answered_with_an_error() {
+fn zone_transfers_are_answered_with_an_error(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for qtype in [RecordType::AXFR, RecordType::IXFR] {
         let query = Query::new("example.org", qtype);
-        for reply in [daemon.udp(&query), daemon.tcp(&query)] {
-            assert!([1, 4, 5].contains(&reply.rcode()), "{qtype}: {reply:?}");
-            assert!(reply.message.answers.is_empty());
-        }
+        let reply = daemon.ask(&query);
+        assert!([1, 4, 5].contains(&reply.rcode()), "{qtype}: {reply:?}");
+        assert!(reply.message.answers.is_empty());
     }
     assert_eq!(upstream.count(), 0, "nothing of it goes upstream");
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
-/// RFC 8482: ANY gets a reply, and it fits a datagram.
-#[test]
-fn any_is_answered() {
+fn any_is_answered(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let query = Query::new("www.example.org", RecordType::ANY);
-    for reply in [daemon.udp(&query), daemon.tcp(&query)] {
-        assert!([0, 4, 5].contains(&reply.rcode()), "{reply:?}");
-    }
+    let reply = daemon.ask(&query);
+    assert!([0, 4, 5].contains(&reply.rcode()), "{reply:?}");
 }
 
-/// Fifty who ask the same at once are one question upstream; each gets an own reply, with an own
-/// id and spelling.
-#[test]
-fn identical_questions_are_asked_once() {
+fn identical_questions_are_asked_once(world: &World) {
     let gate = Gate::default();
     let held = gate.clone();
     let upstream = Upstream::start(move |asked| {
         Answer::When(held.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
     });
-    let daemon = Settings::with(&upstream).start();
-    let client = UdpClient::to(daemon.addr());
+    let daemon = Settings::with(&upstream).start(world);
+    let mut client = daemon.client();
     let queries: Vec<_> = (0..50_u16)
         .map(|id| {
             let name = if id % 2 == 0 { "herd.example.org" } else { "HERD.example.ORG" };

@@ -1,4 +1,4 @@
-//! What every black-box test stands on: the real daemon in a folder of its own, scripted upstream
+//! What every case stands on: the real daemon in a folder of its own, scripted upstream
 //! servers, and plain clients. Nothing in here knows the daemon's code: messages are built by hand
 //! or by hickory-proto and decoded by hickory-proto.
 //!
@@ -12,7 +12,7 @@ mod upstream;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{TcpClient, Tried, UdpClient};
+pub(crate) use client::{Client, TcpClient, Tried, UdpClient};
 pub(crate) use daemon::{Daemon, Running, Settings, Stderr, free_port, signal};
 pub(crate) use dns::{Query, Reply, address, record, soa, txt_of};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};

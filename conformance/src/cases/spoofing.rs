@@ -7,7 +7,25 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::{Name, RecordType};
 
+use crate::case::World;
 use crate::harness::{Answer, Asked, Query, Settings, Upstream};
+
+cases! {
+    wrong_id_is_ignored, both, "RFC 5452 9.1",
+        "a reply with another id is ignored";
+    wrong_question_is_ignored, both, "RFC 5452 9.1",
+        "a reply with another name, type or class in its question is ignored";
+    queries_are_ignored, both, "RFC 1035 4.1.1",
+        "a query is no reply, though with the right id and question";
+    garbage_is_ignored, both, "robustness replies",
+        "short and senseless datagrams from the upstream are ignored";
+    other_sources_are_ignored, both, "RFC 5452 9.1",
+        "a reply from another port is ignored, with everything else right";
+    ports_and_ids_are_spread, both, "RFC 5452 9.2",
+        "many ports, and ids that cannot be counted on";
+    wrong_replies_on_a_stream_are_ignored, both, "RFC 5452 9.1",
+        "a reply to a TCP query is checked as well";
+}
 
 const FORGED: &str = "203.0.113.66";
 const TRUE: &str = "192.0.2.1";
@@ -18,16 +36,16 @@ fn octets(message: &Message) -> Vec<u8> {
 
 /// The upstream sends each of the forged messages, then the true one; the true one is taken, and
 /// at once: no forged one used up the attempt.
-fn assert_ignored(forge: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + Sync + 'static) {
+fn assert_ignored(world: &World, forge: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + Sync + 'static) {
     let upstream = Upstream::start(move |asked| {
         let mut messages = forge(asked);
         messages.push(octets(&asked.address(60, TRUE)));
         Answer::Octets(messages)
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let start = Instant::now();
     for _ in 0..2 {
-        assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
+        assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), TRUE);
     }
     assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
     assert_eq!(upstream.count(), 1, "asked once: the second came from the cache");
@@ -40,10 +58,8 @@ fn assert_ignored(forge: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + Sync + 'static
     assert!(mismatches >= 1.0, "it is counted");
 }
 
-/// RFC 5452 section 9.1: another id.
-#[test]
-fn wrong_id_is_ignored() {
-    assert_ignored(|asked| {
+fn wrong_id_is_ignored(world: &World) {
+    assert_ignored(world, |asked| {
         (1..=20)
             .map(|difference| {
                 let mut forged = asked.address(60, FORGED);
@@ -54,10 +70,8 @@ fn wrong_id_is_ignored() {
     });
 }
 
-/// RFC 5452 section 9.1: another name, type or class in the question.
-#[test]
-fn wrong_question_is_ignored() {
-    assert_ignored(|asked| {
+fn wrong_question_is_ignored(world: &World) {
+    assert_ignored(world, |asked| {
         let mut name = asked.address(60, FORGED);
         name.queries[0].name = Name::from_ascii("www.example.net.").expect("a valid name");
         let mut qtype = asked.address(60, FORGED);
@@ -68,20 +82,16 @@ fn wrong_question_is_ignored() {
     });
 }
 
-/// A query, though with the right id and question: QR is not set.
-#[test]
-fn queries_are_ignored() {
-    assert_ignored(|asked| {
+fn queries_are_ignored(world: &World) {
+    assert_ignored(world, |asked| {
         let mut forged = asked.address(60, FORGED);
         forged.metadata.message_type = MessageType::Query;
         vec![octets(&forged)]
     });
 }
 
-/// Short and senseless datagrams.
-#[test]
-fn garbage_is_ignored() {
-    assert_ignored(|asked| {
+fn garbage_is_ignored(world: &World) {
+    assert_ignored(world, |asked| {
         let [high, low] = asked.id().to_be_bytes();
         vec![
             vec![],
@@ -94,9 +104,7 @@ fn garbage_is_ignored() {
     });
 }
 
-/// RFC 5452 section 9.2: from another port, with everything else right.
-#[test]
-fn other_sources_are_ignored() {
+fn other_sources_are_ignored(world: &World) {
     let upstream = Upstream::start(|asked| {
         let spoofer = UdpSocket::bind("127.0.0.1:0").expect("a port for the spoofer");
         let forged = octets(&asked.address(60, FORGED));
@@ -105,17 +113,15 @@ fn other_sources_are_ignored() {
         let honest = asked.address(60, TRUE).into();
         Answer::After(Duration::from_millis(50), Box::new(honest))
     });
-    let daemon = Settings::with(&upstream).start();
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
-    assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), TRUE);
+    let daemon = Settings::with(&upstream).start(world);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), TRUE);
+    assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), TRUE);
 }
 
-/// RFC 5452 section 9.2: many ports, and ids that cannot be counted on.
-#[test]
-fn ports_and_ids_are_spread() {
+fn ports_and_ids_are_spread(world: &World) {
     let upstream = Upstream::answering(TRUE);
-    let daemon = Settings::with(&upstream).start();
-    let client = crate::harness::UdpClient::to(daemon.addr());
+    let daemon = Settings::with(&upstream).start(world);
+    let mut client = daemon.client();
     for i in 0..300 {
         client.ask(&Query::a(&format!("n{i}.example.org")));
     }
@@ -137,15 +143,13 @@ fn ports_and_ids_are_spread() {
     }
 }
 
-/// A reply to a TCP query is checked as well.
-#[test]
-fn wrong_replies_on_a_stream_are_ignored() {
+fn wrong_replies_on_a_stream_are_ignored(world: &World) {
     let upstream = Upstream::start(|asked| {
         let mut wrong_id = asked.address(60, FORGED);
         wrong_id.metadata.id ^= 0x5555;
         Answer::Octets(vec![octets(&wrong_id), octets(&asked.address(60, TRUE))])
     });
-    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start();
-    let reply = daemon.udp(&Query::a("www.example.org"));
+    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start(world);
+    let reply = daemon.ask(&Query::a("www.example.org"));
     assert!(reply.addresses().iter().all(|ip| ip.to_string() != FORGED), "{reply:?}");
 }

@@ -2,7 +2,21 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use crate::harness::{PATIENCE, Query, Reply, Settings, TcpClient, UdpClient, Upstream};
+use crate::case::World;
+use crate::harness::{Client, PATIENCE, Query, Reply, Settings, Upstream};
+
+cases! {
+    reply_comes_from_the_address_asked, udp, "RFC 2181 4.1",
+        "a reply leaves from the address that was asked, on a listener of all addresses too";
+    port_alone_means_both_families, both, "config listen.dns",
+        "`:port` is all addresses of both families";
+    listens_on_ipv6_loopback, both, "config listen.dns",
+        "one IPv6 address";
+    listens_on_a_list, both, "config listen.dns",
+        "a list of addresses";
+    every_worker_answers, both, "config listen.reuse_port",
+        "every client is answered, whichever worker it meets, on every kind of socket sharing";
+}
 
 fn has_ipv6() -> bool {
     let there = UdpSocket::bind("[::1]:0").is_ok();
@@ -12,12 +26,9 @@ fn has_ipv6() -> bool {
     there
 }
 
-/// A reply leaves from the address that was asked, on a listener of all addresses too: a client
-/// whose socket is not connected can tell.
-#[test]
-fn reply_comes_from_the_address_asked() {
+fn reply_comes_from_the_address_asked(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).dns(":{port}").start();
+    let daemon = Settings::with(&upstream).dns(":{port}").start(world);
     for address in [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)] {
         for name in ["miss", "hit"].map(|_| format!("to-{}.example.org", address.octets()[3])) {
             let socket = UdpSocket::bind("127.0.0.1:0").expect("a port for a client");
@@ -33,58 +44,47 @@ fn reply_comes_from_the_address_asked() {
     }
 }
 
-/// `:port` is all addresses of both families, over UDP and TCP.
-#[test]
-fn port_alone_means_both_families() {
+fn port_alone_means_both_families(world: &World) {
     if !has_ipv6() {
         return;
     }
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).dns(":{port}").start();
+    let daemon = Settings::with(&upstream).dns(":{port}").start(world);
     for addr in [daemon.addr(), daemon.addr6()] {
         let query = Query::a("www.example.org");
-        assert_eq!(UdpClient::to(addr).ask(&query).address(), "192.0.2.1");
-        assert_eq!(TcpClient::to(addr).ask(&query).address(), "192.0.2.1");
+        assert_eq!(Client::to(world.transport(), addr).ask(&query).address(), "192.0.2.1");
     }
 }
 
-/// One IPv6 address.
-#[test]
-fn listens_on_ipv6_loopback() {
+fn listens_on_ipv6_loopback(world: &World) {
     if !has_ipv6() {
         return;
     }
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).dns("[::1]:{port}").start();
+    let daemon = Settings::with(&upstream).dns("[::1]:{port}").start(world);
     let query = Query::a("www.example.org");
-    assert_eq!(UdpClient::to(daemon.addr6()).ask(&query).address(), "192.0.2.1");
-    assert_eq!(TcpClient::to(daemon.addr6()).ask(&query).address(), "192.0.2.1");
+    let mut client = Client::to(world.transport(), daemon.addr6());
+    assert_eq!(client.ask(&query).address(), "192.0.2.1");
 }
 
-/// A list of addresses.
-#[test]
-fn listens_on_a_list() {
+fn listens_on_a_list(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).dns(r#"127.0.0.1:{port}", "127.0.0.3:{port}"#).start();
+    let daemon =
+        Settings::with(&upstream).dns(r#"127.0.0.1:{port}", "127.0.0.3:{port}"#).start(world);
     let query = Query::a("www.example.org");
     for last in [1, 3] {
         let addr = SocketAddr::from(([127, 0, 0, last], daemon.port()));
-        assert_eq!(UdpClient::to(addr).ask(&query).address(), "192.0.2.1");
-        assert_eq!(TcpClient::to(addr).ask(&query).address(), "192.0.2.1");
+        assert_eq!(Client::to(world.transport(), addr).ask(&query).address(), "192.0.2.1");
     }
 }
 
-/// Several workers on one port: every client is answered, whichever worker it meets, on every kind
-/// of socket sharing.
-#[test]
-fn every_worker_answers() {
+fn every_worker_answers(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     for sharing in ["reuse_port = true", "reuse_port = false", "reuse_addr = false"] {
-        let daemon = Settings::with(&upstream).workers(4).listen(sharing).start();
+        let daemon = Settings::with(&upstream).workers(4).listen(sharing).start(world);
         for i in 0..40 {
             let query = Query::a(&format!("n{i}.example.org"));
-            assert_eq!(daemon.udp(&query).address(), "192.0.2.1", "{sharing}");
-            assert_eq!(daemon.tcp(&query).address(), "192.0.2.1", "{sharing}");
+            assert_eq!(daemon.ask(&query).address(), "192.0.2.1", "{sharing}");
         }
     }
 }

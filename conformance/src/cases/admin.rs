@@ -1,6 +1,24 @@
 //! What operators and their tools see: `/metrics`, `/healthz`, `/readyz`, `/statusz`.
 
+use crate::case::World;
 use crate::harness::{Daemon, Query, Settings, Upstream};
+
+cases! {
+    metrics_keep_their_names, own, "http /metrics",
+        "the names and labels that dashboards of the original rely on";
+    metrics_are_well_formed, own, "http /metrics",
+        "every metric has its help and its type, and appears under them only";
+    counters_move, own, "http /metrics",
+        "counters count: queries, transports, rcodes, latency";
+    queries_are_conserved, both, "http /metrics",
+        "each query ends as one reply or one counted drop";
+    health_pages_have_their_shape, own, "http /healthz, http /readyz, http /statusz",
+        "shape and types of the health pages; components come sorted by name";
+    unknown_pages_are_404, own, "http /",
+        "other pages do not exist";
+    metrics_hold_no_names, both, "http /metrics",
+        "names of clients' queries never become labels";
+}
 
 fn get_json(daemon: &Daemon, path: &str) -> (u16, serde_json::Value) {
     let (status, body) = daemon.get(path);
@@ -9,11 +27,9 @@ fn get_json(daemon: &Daemon, path: &str) -> (u16, serde_json::Value) {
     (status, value)
 }
 
-/// The names and labels that dashboards of the original rely on.
-#[test]
-fn metrics_keep_their_names() {
+fn metrics_keep_their_names(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     daemon.udp(&Query::a("www.example.org"));
     let (_, text) = daemon.get("/metrics");
     for series in [
@@ -41,11 +57,9 @@ fn metrics_keep_their_names() {
     assert_eq!(buckets, expected.split(' ').collect::<Vec<_>>());
 }
 
-/// Every metric has its help and its type, and appears under them only.
-#[test]
-fn metrics_are_well_formed() {
+fn metrics_are_well_formed(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let (_, text) = daemon.get("/metrics");
     let mut types = std::collections::HashSet::new();
     for line in text.lines() {
@@ -64,13 +78,11 @@ fn metrics_are_well_formed() {
     assert!(types.len() > 10);
 }
 
-/// Counters count: queries, transports, rcodes, latency.
-#[test]
-fn counters_move() {
+fn counters_move(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream)
         .section(r#"blacklist = { domains = { "blocked.example.org" } }"#)
-        .start();
+        .start(world);
     for _ in 0..3 {
         daemon.udp(&Query::a("www.example.org"));
     }
@@ -93,16 +105,14 @@ fn counters_move() {
     }
 }
 
-/// Queries are conserved: each one ends as one reply or one counted drop.
-#[test]
-fn queries_are_conserved() {
+fn queries_are_conserved(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for i in 0..20 {
-        daemon.udp(&Query::a(&format!("n{i}.example.org")));
-        daemon.tcp(&Query::a(&format!("n{i}.example.org")));
-        daemon.udp(&Query::a("www.example.org").opcode(4));
-        daemon.udp(&Query::a("www.example.org").edns_version(3));
+        daemon.ask(&Query::a(&format!("n{i}.example.org")));
+        daemon.ask(&Query::a(&format!("n{i}.example.org")));
+        daemon.ask(&Query::a("www.example.org").opcode(4));
+        daemon.ask(&Query::a("www.example.org").edns_version(3));
     }
     let (_, text) = daemon.get("/metrics");
     let replies: f64 = text
@@ -115,11 +125,9 @@ fn queries_are_conserved() {
     assert!((replies - 80.0).abs() < 0.1, "{replies} replies");
 }
 
-/// Shape and types of the health pages; components come sorted by name.
-#[test]
-fn health_pages_have_their_shape() {
+fn health_pages_have_their_shape(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for path in ["/healthz", "/readyz", "/statusz"] {
         let (status, value) = get_json(&daemon, path);
         assert_eq!(status, 200, "{path}");
@@ -139,21 +147,17 @@ fn health_pages_have_their_shape() {
     }
 }
 
-/// Other pages and methods do not exist.
-#[test]
-fn unknown_pages_are_404() {
+fn unknown_pages_are_404(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     assert_eq!(daemon.get("/nothing").0, 404);
     assert_eq!(daemon.get("/").0, 404);
     assert_eq!(daemon.get("/healthz").0, 200);
 }
 
-/// Names and addresses of clients never become labels.
-#[test]
-fn metrics_hold_no_names() {
+fn metrics_hold_no_names(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
-    daemon.udp(&Query::a("secret-name.example.org"));
+    let daemon = Settings::with(&upstream).start(world);
+    daemon.ask(&Query::a("secret-name.example.org"));
     assert!(!daemon.get("/metrics").1.contains("secret-name"));
 }

@@ -2,10 +2,32 @@
 
 use hickory_proto::rr::RecordType;
 
+use crate::case::World;
 use crate::harness::{
     Answer, Asked, Daemon, Gate, Query, Settings, TcpClient, Transport, UdpClient, Upstream,
     address, txt_of, until,
 };
+
+cases! {
+    truncates_to_512_without_edns, udp, "RFC 1035 4.2.1",
+        "512 octets for who says nothing else, and whole by TCP";
+    truncates_to_the_size_offered, udp, "RFC 6891 6.2.3",
+        "the size that the client offers, and no more";
+    truncates_to_our_own_size, udp, "RFC 9715 3, config listen.udp_size",
+        "our own bound holds however much the client offers";
+    truncated_replies_decode_at_every_size, udp, "RFC 6891 7",
+        "a truncated reply still carries OPT and still decodes, at every size";
+    tc_from_the_upstream_leads_to_tcp, own, "RFC 7766 5",
+        "TC from the upstream leads to TCP; who asked by TCP gets all of it";
+    tc_from_the_upstream_is_resolved, both, "RFC 7766 5",
+        "what was truncated upstream and came by TCP reaches the client without TC";
+    waiters_get_what_they_can_take, own, "RFC 6891 6.2.3",
+        "clients who wait for the same answer each get it as they can take it";
+    largest_answer_comes_through_tcp, tcp, "RFC 1035 4.2.2",
+        "the largest answer that a stream can carry";
+    truncated_answers_are_not_cached, both, "RFC 2181 9",
+        "what is truncated is not kept";
+}
 
 fn txt(name: &str) -> Query {
     Query::new(name, RecordType::TXT)
@@ -36,11 +58,9 @@ fn txt_octets(daemon: &Daemon, query: &Query) -> usize {
     reply.bytes.len()
 }
 
-/// RFC 1035 section 4.2.1: 512 octets for who says nothing else; whole by TCP.
-#[test]
-fn truncates_to_512_without_edns() {
+fn truncates_to_512_without_edns(world: &World) {
     let upstream = upstream_with(900);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
         // `ask` checks the size.
         assert!(daemon.udp(&txt("big.example.org")).truncated());
@@ -49,40 +69,34 @@ fn truncates_to_512_without_edns() {
     assert_eq!(upstream.count(), 1, "the client's size is not the upstream's affair");
 }
 
-/// RFC 6891 section 6.2.3: the size that the client offers, and no more.
-#[test]
-fn truncates_to_the_size_offered() {
+fn truncates_to_the_size_offered(world: &World) {
     let upstream = upstream_with(900);
-    let daemon = Settings::with(&upstream).start();
-    assert!(daemon.udp(&txt("big.example.org").edns(600)).truncated());
-    let whole = daemon.udp(&txt("big.example.org").edns(1200));
+    let daemon = Settings::with(&upstream).start(world);
+    assert!(daemon.ask(&txt("big.example.org").edns(600)).truncated());
+    let whole = daemon.ask(&txt("big.example.org").edns(1200));
     assert!(!whole.truncated());
     assert!(whole.bytes.len() > 900);
 }
 
-/// Our own bound, `listen.udp_size`, holds however much the client offers (RFC 9715 section 3).
-#[test]
-fn truncates_to_our_own_size() {
+fn truncates_to_our_own_size(world: &World) {
     let upstream = upstream_with(3000);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let reply = daemon.udp(&txt("big.example.org").edns(4096));
     assert!(reply.truncated());
     assert!(reply.bytes.len() <= 1232);
     assert!(txt_octets(&daemon, &txt("big.example.org").edns(4096)) > 3000);
 
-    let daemon = Settings::with(&upstream).listen("udp_size = 4096").start();
+    let daemon = Settings::with(&upstream).listen("udp_size = 4096").start(world);
     let reply = daemon.udp(&txt("big.example.org").edns(4096));
     assert!(!reply.truncated());
     assert!(reply.bytes.len() > 3000);
 }
 
-/// A truncated reply still carries OPT (RFC 6891 section 7) and still decodes, at every size.
-#[test]
-fn truncated_replies_decode_at_every_size() {
+fn truncated_replies_decode_at_every_size(world: &World) {
     let upstream = Upstream::start(|asked| {
         asked.answer((1..=100).map(|i| address(&asked.name(), 60, &format!("192.0.2.{i}"))))
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for size in (512..1232).step_by(37) {
         let reply = daemon.udp(&Query::a("many.example.org").edns(size));
         assert!(reply.truncated(), "size {size}");
@@ -91,11 +105,9 @@ fn truncated_replies_decode_at_every_size() {
     assert_eq!(daemon.tcp(&Query::a("many.example.org")).addresses().len(), 100);
 }
 
-/// RFC 7766 section 5: TC from the upstream leads to TCP; who asked by TCP gets all of it.
-#[test]
-fn tc_from_the_upstream_leads_to_tcp() {
+fn tc_from_the_upstream_leads_to_tcp(world: &World) {
     let upstream = upstream_with(3000);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     assert!(txt_octets(&daemon, &txt("big.example.org")) > 3000);
     assert_eq!(transports(&upstream.asked()), [Transport::Udp, Transport::Tcp]);
     assert!(daemon.udp(&txt("big.example.org")).truncated(), "a small UDP client gets TC");
@@ -103,30 +115,25 @@ fn tc_from_the_upstream_leads_to_tcp() {
     assert!(daemon.metric("balancedns_upstream_truncated_total") >= 1.0);
 }
 
-/// RFC 7766 section 5: the same when a UDP client was the first to ask.
-#[test]
-fn tc_from_the_upstream_is_resolved_for_udp_clients() {
+fn tc_from_the_upstream_is_resolved(world: &World) {
     let upstream = Upstream::start(|asked| match asked.transport {
         Transport::Udp => asked.truncated(),
         Transport::Tcp => asked.address(300, "192.0.2.1"),
     });
-    let daemon = Settings::with(&upstream).start();
-    let reply = daemon.udp(&Query::a("small.example.org"));
+    let daemon = Settings::with(&upstream).start(world);
+    let reply = daemon.ask(&Query::a("small.example.org"));
     assert!(!reply.truncated(), "what came by TCP fits");
     assert_eq!(reply.address(), "192.0.2.1");
 }
 
-/// Clients who wait for the same answer each get it as they can take it: cut for plain UDP, whole
-/// for a larger datagram and for TCP, with OPT for who sent one.
-#[test]
-fn waiters_get_what_they_can_take() {
+fn waiters_get_what_they_can_take(world: &World) {
     let gate = Gate::default();
     let held = gate.clone();
     let upstream = Upstream::start(move |asked| {
         let reply = asked.answer([txt_of(&asked.name(), 300, 900)]);
         Answer::When(held.clone(), Box::new(reply.into()))
     });
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let queries = [
         txt("big.example.org"),
         txt("BIG.example.org").edns(1232),
@@ -155,20 +162,15 @@ fn waiters_get_what_they_can_take() {
     assert!(!whole.truncated() && whole.bytes.len() > 900);
 }
 
-/// RFC 1035 section 4.2.2: the largest answer that a stream can carry.
-#[test]
-fn largest_answer_comes_through_tcp() {
+fn largest_answer_comes_through_tcp(world: &World) {
     let upstream = upstream_with(60_000);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for _ in 0..2 {
         assert!(txt_octets(&daemon, &txt("huge.example.org")) > 60_000);
     }
 }
 
-/// RFC 2181 section 9: what is truncated is not kept. The upstream says TC, and cannot be reached
-/// by TCP.
-#[test]
-fn truncated_answers_are_not_cached() {
+fn truncated_answers_are_not_cached(world: &World) {
     let upstream = Upstream::udp_only(|asked| {
         let mut reply = asked.address(300, "192.0.2.1");
         reply.metadata.truncation = true;
@@ -177,11 +179,11 @@ fn truncated_answers_are_not_cached() {
     let daemon = Settings::with(&upstream)
         .section("cache = { servfail_ttl_seconds = 0 }")
         .section("routing = { deadline_ms = 1000 }")
-        .start();
-    let first = daemon.udp(&Query::a("cut.example.org"));
+        .start(world);
+    let first = daemon.ask(&Query::a("cut.example.org"));
     assert!(first.truncated() || first.rcode() == 2, "{first:?}");
     let before = upstream.count();
-    let second = daemon.udp(&Query::a("cut.example.org"));
+    let second = daemon.ask(&Query::a("cut.example.org"));
     assert!(second.truncated() || second.rcode() == 2, "{second:?}");
     assert!(upstream.count() > before, "the second answer came from the cache");
 }

@@ -5,20 +5,42 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
 
+use crate::case::World;
 use crate::harness::{
     Answer, Gate, PATIENCE, Query, Settings, TcpClient, Tried, Upstream, txt_of, until,
 };
+
+cases! {
+    idle_connections_are_closed, tcp, "RFC 7766 6.2.3, config listen.tcp_idle_timeout_ms",
+        "a connection that nobody uses is closed; use keeps it open";
+    waiting_is_not_idle, tcp, "RFC 7766 6.2.3",
+        "a connection with a query in flight is not idle";
+    unfinished_messages_time_out, tcp, "config listen.read_timeout_ms",
+        "a message that begins and does not go on costs its connection";
+    dripping_messages_time_out, tcp, "config listen.read_timeout_ms",
+        "an octet now and then does not help: the time counts from the first to the last";
+    slow_readers_are_cut_off, tcp, "config listen.write_timeout_ms",
+        "who asks and does not read costs bounded memory, and loses the connection";
+    pauses_do_not_count_against_the_client, tcp, "config listen.read_timeout_ms",
+        "while the daemon has stopped reading, a message that it has read in part is not late";
+    patient_readers_get_everything, tcp, "RFC 7766 6.2.4",
+        "a slow reader that does read gets everything";
+    connections_of_a_client_are_bounded, tcp, "RFC 7766 6.2.2, config listen.max_connections_per_client",
+        "the connection too many is closed; a place that is given up can be taken again";
+    connections_are_bounded, tcp, "config listen.max_connections",
+        "the same for the connections of all clients together";
+    udp_does_not_suffer, own, "config listen.max_connections",
+        "UDP goes on while TCP is full";
+}
 
 fn assert_about(took: Duration, millis: u64) {
     let high = Duration::from_millis(millis + 2000);
     assert!((Duration::from_millis(millis - 50)..high).contains(&took), "{took:?}");
 }
 
-/// RFC 7766 section 6.2.3: a connection that nobody uses is closed; use keeps it open.
-#[test]
-fn idle_connections_are_closed() {
+fn idle_connections_are_closed(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 400").start();
+    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 400").start(world);
     let mut client = TcpClient::to(daemon.addr());
     assert_about(client.wait_for_close(), 400);
 
@@ -30,22 +52,18 @@ fn idle_connections_are_closed() {
     assert_about(client.wait_for_close(), 400);
 }
 
-/// A connection with a query in flight is not idle.
-#[test]
-fn waiting_is_not_idle() {
+fn waiting_is_not_idle(world: &World) {
     let upstream = Upstream::start(|asked| {
         let answer = asked.address(60, "192.0.2.1").into();
         Answer::After(Duration::from_millis(700), Box::new(answer))
     });
-    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 200").start();
+    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 200").start(world);
     assert_eq!(daemon.tcp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
-/// `listen.read_timeout_ms`: a length, then silence.
-#[test]
-fn unfinished_messages_time_out() {
+fn unfinished_messages_time_out(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start(world);
     for start in [&[0_u8][..], &[0, 40], &[0, 40, 1, 2, 3]] {
         let mut client = TcpClient::to(daemon.addr());
         client.send_raw(start);
@@ -54,11 +72,9 @@ fn unfinished_messages_time_out() {
     assert!(daemon.metric("balancedns_connections_timed_out_total") >= 3.0);
 }
 
-/// The same for who sends an octet now and then: the time counts from the first octet to the last.
-#[test]
-fn dripping_messages_time_out() {
+fn dripping_messages_time_out(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 400").start(world);
     let mut client = TcpClient::to(daemon.addr());
     let start = Instant::now();
     client.send_raw(&[2, 0]);
@@ -73,16 +89,13 @@ fn dripping_messages_time_out() {
     assert_about(start.elapsed(), 400);
 }
 
-/// `listen.write_timeout_ms`: a client that asks and does not read costs bounded memory, and loses
-/// its connection; others do not notice.
-#[test]
-fn slow_readers_are_cut_off() {
+fn slow_readers_are_cut_off(world: &World) {
     let upstream = Upstream::start(|asked| asked.answer([txt_of(&asked.name(), 300, 60_000)]));
     let daemon = Settings::new()
         .upstream(&upstream, r#"protocol = "tcp""#)
         // Nothing else may be what ends it.
         .listen("write_timeout_ms = 500, read_timeout_ms = 60000, tcp_idle_timeout_ms = 60000")
-        .start();
+        .start(world);
     let query = Query::new("huge.example.org", RecordType::TXT);
     assert!(daemon.tcp(&query).bytes.len() > 60_000, "it is in the cache now");
     let before = daemon.memory_kib();
@@ -110,16 +123,13 @@ fn slow_readers_are_cut_off() {
     assert!(daemon.tcp(&query).bytes.len() > 60_000, "others are served");
 }
 
-/// While the daemon itself has stopped reading, because enough is in flight, a message that it has
-/// read in part is not late.
-#[test]
-fn pauses_do_not_count_against_the_client() {
+fn pauses_do_not_count_against_the_client(world: &World) {
     let gate = Gate::default();
     let held = gate.clone();
     let upstream = Upstream::start(move |asked| {
         Answer::When(held.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
     });
-    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 300").start();
+    let daemon = Settings::with(&upstream).listen("read_timeout_ms = 300").start(world);
     let mut client = TcpClient::to(daemon.addr());
     for id in 0..600 {
         client.send(&Query::a(&format!("n{id}.example.org")).id(id).encode());
@@ -138,11 +148,9 @@ fn pauses_do_not_count_against_the_client() {
     }
 }
 
-/// A slow reader that does read gets everything.
-#[test]
-fn patient_readers_get_everything() {
+fn patient_readers_get_everything(world: &World) {
     let upstream = Upstream::start(|asked| asked.answer([txt_of(&asked.name(), 300, 60_000)]));
-    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start();
+    let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start(world);
     let query = Query::new("huge.example.org", RecordType::TXT);
     let mut client = TcpClient::to(daemon.addr());
     for _ in 0..200 {
@@ -153,20 +161,15 @@ fn patient_readers_get_everything() {
     }
 }
 
-/// `listen.max_connections_per_client`: the one too many is closed, the others stay, and a place
-/// that is given up can be taken again.
-#[test]
-fn connections_of_a_client_are_bounded() {
+fn connections_of_a_client_are_bounded(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("max_connections_per_client = 4").start();
+    let daemon = Settings::with(&upstream).listen("max_connections_per_client = 4").start(world);
     assert_bound(&daemon, 4);
 }
 
-/// `listen.max_connections`: the same for all clients together.
-#[test]
-fn connections_are_bounded() {
+fn connections_are_bounded(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("max_connections = 3").start();
+    let daemon = Settings::with(&upstream).listen("max_connections = 3").start(world);
     assert_bound(&daemon, 3);
 }
 
@@ -189,11 +192,9 @@ fn assert_bound(daemon: &crate::harness::Daemon, bound: usize) {
     });
 }
 
-/// UDP goes on while TCP is full.
-#[test]
-fn udp_does_not_suffer() {
+fn udp_does_not_suffer(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("max_connections = 1").start();
+    let daemon = Settings::with(&upstream).listen("max_connections = 1").start(world);
     let mut client = TcpClient::to(daemon.addr());
     client.ask(&Query::a("www.example.org"));
     TcpClient::to(daemon.addr()).wait_for_close();

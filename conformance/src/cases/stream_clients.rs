@@ -1,6 +1,26 @@
 //! TCP as well-behaved clients use it (RFC 7766): pipelined, in pieces, half-closed.
 
+use crate::case::World;
 use crate::harness::{Answer, Gate, PATIENCE, Query, Settings, TcpClient, Tried, Upstream};
+
+cases! {
+    connection_is_kept, tcp, "RFC 7766 6.2.1",
+        "one connection serves many queries, one after the other";
+    answers_come_out_of_order, tcp, "RFC 7766 7",
+        "answers come as they are ready, not in the order of the questions";
+    several_messages_in_one_segment, tcp, "RFC 7766 6.2.1.1",
+        "many queries in one write are many queries";
+    message_in_pieces, tcp, "RFC 7766 8",
+        "a message may come in any pieces: cut at every octet, and octet by octet";
+    half_closed_clients_are_answered, tcp, "RFC 7766 6.2.4",
+        "a client that has finished sending still gets its answers; then the connection ends";
+    client_may_vanish, tcp, "robustness clients",
+        "a client that goes away with queries in flight harms nobody";
+    errors_do_not_end_the_connection, tcp, "RFC 7766 6.2.1",
+        "what is wrong with one message is no reason to drop the connection";
+    deep_pipelines_lose_nothing, tcp, "RFC 7766 6.2.1.1",
+        "more pipelined than one connection may have in flight: reading pauses, nothing is lost";
+}
 
 /// Holds back names that start with "slow" until the gate opens.
 fn with_slow_names(gate: &Gate) -> Upstream {
@@ -15,11 +35,9 @@ fn with_slow_names(gate: &Gate) -> Upstream {
     })
 }
 
-/// RFC 7766 section 6.2.1: one connection serves many queries, one after the other.
-#[test]
-fn connection_is_kept() {
+fn connection_is_kept(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let mut client = TcpClient::to(daemon.addr());
     for i in 0..20 {
         assert_eq!(client.ask(&Query::a(&format!("n{i}.example.org"))).address(), "192.0.2.1");
@@ -27,12 +45,10 @@ fn connection_is_kept() {
     assert!((daemon.metric("balancedns_connections_accepted_total") - 1.0).abs() < 0.1);
 }
 
-/// RFC 7766 section 7: answers come as they are ready, not in the order of the questions.
-#[test]
-fn answers_come_out_of_order() {
+fn answers_come_out_of_order(world: &World) {
     let gate = Gate::default();
     let upstream = with_slow_names(&gate);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let (slow, fast) = (Query::a("slow.example.org"), Query::a("fast.example.org"));
     let mut client = TcpClient::to(daemon.addr());
     client.send(&slow.encode());
@@ -43,11 +59,9 @@ fn answers_come_out_of_order() {
     client.receive().check_echo(&slow);
 }
 
-/// RFC 7766 section 6.2.1.1: many queries in one write are many queries.
-#[test]
-fn several_messages_in_one_segment() {
+fn several_messages_in_one_segment(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let queries: Vec<_> =
         (0..100).map(|i| Query::a(&format!("n{}.example.org", i % 10)).id(i)).collect();
     let mut octets = Vec::new();
@@ -67,11 +81,9 @@ fn several_messages_in_one_segment() {
     }
 }
 
-/// RFC 7766 section 8: a message may come in any pieces: cut at every octet, and octet by octet.
-#[test]
-fn message_in_pieces() {
+fn message_in_pieces(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let query = Query::a("www.example.org").edns(1232);
     let message = query.encode();
     let mut framed = u16::try_from(message.len()).expect("short").to_be_bytes().to_vec();
@@ -90,13 +102,10 @@ fn message_in_pieces() {
     client.receive().check_echo(&query);
 }
 
-/// RFC 7766 section 6.2.4: a client that has finished sending still gets its answers; then the
-/// connection ends.
-#[test]
-fn half_closed_clients_are_answered() {
+fn half_closed_clients_are_answered(world: &World) {
     let gate = Gate::default();
     let upstream = with_slow_names(&gate);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let queries = [Query::a("slow1.example.org"), Query::a("slow2.example.org")];
     let mut client = TcpClient::to(daemon.addr());
     for query in &queries {
@@ -113,12 +122,10 @@ fn half_closed_clients_are_answered() {
     client.wait_for_close();
 }
 
-/// A client that goes away with queries in flight harms nobody.
-#[test]
-fn client_may_vanish() {
+fn client_may_vanish(world: &World) {
     let gate = Gate::default();
     let upstream = with_slow_names(&gate);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     for i in 0..10 {
         let mut client = TcpClient::to(daemon.addr());
         client.send(&Query::a(&format!("slow{i}.example.org")).encode());
@@ -129,11 +136,9 @@ fn client_may_vanish() {
     assert_eq!(daemon.tcp(&Query::a("slow3.example.org")).address(), "192.0.2.1");
 }
 
-/// RFC 7766 section 6.2.1: what is wrong with one message is no reason to drop the connection.
-#[test]
-fn errors_do_not_end_the_connection() {
+fn errors_do_not_end_the_connection(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let mut client = TcpClient::to(daemon.addr());
     let mut broken = Query::a("www.example.org").encode();
     broken.push(0);
@@ -144,11 +149,9 @@ fn errors_do_not_end_the_connection() {
     assert_eq!(client.ask(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
-/// More pipelined than one connection may have in flight: reading pauses, nothing is lost.
-#[test]
-fn deep_pipelines_lose_nothing() {
+fn deep_pipelines_lose_nothing(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let mut client = TcpClient::to(daemon.addr());
     let mut writer = TcpClient { stream: client.stream.try_clone().expect("a second handle") };
     let sender = std::thread::spawn(move || {

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Query, Reply, TcpClient, UdpClient, Upstream, until};
+use super::{Client, Query, Reply, TcpClient, Transport, UdpClient, Upstream, until};
+use crate::case::World;
 
 /// A configuration in the making.
 #[derive(Clone, Debug)]
@@ -118,11 +119,11 @@ impl Settings {
 
     /// Starts the daemon and waits until it is ready. A port that was taken between its choice and
     /// the daemon's start leads to another try.
-    pub(crate) fn start(&self) -> Daemon {
+    pub(crate) fn start(&self, world: &World) -> Daemon {
         for _ in 0..5 {
             let (dns_port, metrics_port) = (free_port(), free_port());
-            let running = self.spawn(dns_port, metrics_port);
-            if let Some(daemon) = running.wait_until_ready(dns_port, metrics_port) {
+            let running = self.spawn(world, dns_port, metrics_port);
+            if let Some(daemon) = running.wait_until_ready(world, dns_port, metrics_port) {
                 return daemon;
             }
         }
@@ -130,11 +131,11 @@ impl Settings {
     }
 
     /// Starts the daemon on the port given, for a start that has to fail; waits for its end.
-    pub(crate) fn fail_on(&self, dns_port: u16) -> Ended {
-        self.spawn(dns_port, free_port()).end()
+    pub(crate) fn fail_on(&self, world: &World, dns_port: u16) -> Ended {
+        self.spawn(world, dns_port, free_port()).end()
     }
 
-    fn spawn(&self, dns_port: u16, metrics_port: u16) -> Running {
+    fn spawn(&self, world: &World, dns_port: u16, metrics_port: u16) -> Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for (name, content) in &self.files {
             std::fs::write(folder.path().join(name), content).expect("a file of the test");
@@ -142,12 +143,7 @@ impl Settings {
         let text = self.text(dns_port, metrics_port);
         let path = folder.path().join("test.lua");
         std::fs::write(&path, &text).expect("the configuration file");
-        Running::new(
-            folder,
-            text,
-            Command::new(env!("CARGO_BIN_EXE_balancedns")).arg("-config").arg(path),
-            self.stderr,
-        )
+        Running::new(folder, text, Command::new(world.daemon).arg("-config").arg(path), self.stderr)
     }
 }
 
@@ -194,9 +190,13 @@ impl Running {
     }
 
     /// The binary with these arguments and variables, and no configuration of a test.
-    pub(crate) fn with_arguments(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn with_arguments(
+        world: &World,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_balancedns"));
+        let mut command = Command::new(world.daemon);
         command.args(arguments).envs(variables.iter().copied());
         Self::new(folder, String::new(), &mut command, Stderr::Heard)
     }
@@ -221,7 +221,12 @@ impl Running {
         Ended { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 
-    fn wait_until_ready(mut self, dns_port: u16, metrics_port: u16) -> Option<Daemon> {
+    fn wait_until_ready(
+        mut self,
+        world: &World,
+        dns_port: u16,
+        metrics_port: u16,
+    ) -> Option<Daemon> {
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, metrics_port));
         let ready = until("the daemon is ready", || {
             if self.ended().is_some() {
@@ -230,7 +235,7 @@ impl Running {
             matches!(http_get(metrics, "/readyz"), Ok((200, _))).then_some(true)
         });
         if ready {
-            return Some(Daemon { running: Some(self), port: dns_port, metrics });
+            return Some(Daemon { running: Some(self), port: dns_port, metrics, world: *world });
         }
         let said = self.stderr.rest();
         assert!(said.contains("in use"), "the daemon did not start:\n{said}\n{}", self.config);
@@ -260,6 +265,7 @@ pub(crate) struct Daemon {
     running: Option<Running>,
     port: u16,
     metrics: SocketAddr,
+    world: World,
 }
 
 impl Daemon {
@@ -275,6 +281,21 @@ impl Daemon {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The transport of this run's clients.
+    pub(crate) fn transport(&self) -> Transport {
+        self.world.transport()
+    }
+
+    /// A new client of this run's transport.
+    pub(crate) fn client(&self) -> Client {
+        Client::to(self.transport(), self.addr())
+    }
+
+    /// Asks by this run's transport, from a port of its own.
+    pub(crate) fn ask(&self, query: &Query) -> Reply {
+        self.client().ask(query)
     }
 
     /// Asks over UDP, from a port of its own.

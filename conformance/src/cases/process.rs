@@ -3,10 +3,48 @@
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
+use crate::case::World;
 use crate::harness::{
     Answer, Gate, Query, Running, Settings, Stderr, TcpClient, UdpClient, Upstream, free_port,
     signal, until,
 };
+
+cases! {
+    version, own, "cli --version",
+        "the program's name and its version";
+    signals_end_it, own, "cli signals",
+        "SIGTERM and SIGINT end an idle daemon with code 0";
+    drain_answers_what_is_in_flight, own, "cli signals",
+        "SIGTERM with queries in flight: they are answered first, meanwhile it is not ready";
+    drain_is_bounded, both, "config control.drain_timeout_ms",
+        "who is not answered by the end of the drain is told so";
+    address_in_use, own, "cli exit-code",
+        "an address in use is one clear line and exit code 1, for UDP and for TCP";
+    second_instance_is_refused, own, "cli exit-code",
+        "a second instance does not silently share the port of the first";
+    bad_configuration_names_every_error, own, "cli errors",
+        "every error of a configuration gets its line with its key path";
+    lua_errors_have_their_line, own, "cli errors",
+        "a Lua error is reported with file and line";
+    missing_capabilities_are_refused, own, "cli errors",
+        "what this build cannot do is refused, not ignored";
+    at_least_one_upstream, own, "config upstreams",
+        "no upstream, no forwarding";
+    missing_file, own, "cli -config",
+        "a file that is not there is one clear line";
+    embedded_default_starts, own, "cli -config",
+        "without a configuration file the embedded one is used; it says how to try it";
+    names_are_not_logged, both, "config logging.log_queries",
+        "names of clients' queries are nobody's business by default";
+    names_are_logged_if_told_so, both, "config logging.log_queries",
+        "if told so, there is a line per query";
+    a_log_that_goes_nowhere_costs_no_answer, own, "robustness logging",
+        "nobody reads the log, or it cannot be written: answers do not suffer";
+    a_hangup_does_not_end_it, own, "cli signals",
+        "SIGHUP asks for a reload, which this build does not have: it says so and goes on";
+    a_dead_upstream_does_not_fill_the_log, both, "robustness logging",
+        "a dead upstream is a line now and then, not one for each query";
+}
 
 /// An upstream that holds back its answers until the gate opens.
 fn gated(gate: &Gate) -> Upstream {
@@ -16,20 +54,17 @@ fn gated(gate: &Gate) -> Upstream {
     })
 }
 
-/// `--version` names the program and its version.
-#[test]
-fn version() {
-    let ended = Running::with_arguments(&["--version"], &[]).end();
+fn version(world: &World) {
+    let name = world.daemon.rsplit('/').next().expect("a path has a last part");
+    let ended = Running::with_arguments(world, &["--version"], &[]).end();
     assert!(ended.status.success());
-    assert_eq!(ended.stdout.trim(), format!("balancedns {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(ended.stdout.trim(), format!("{name} {}", env!("CARGO_PKG_VERSION")));
 }
 
-/// SIGTERM and SIGINT end an idle daemon with code 0.
-#[test]
-fn signals_end_it() {
+fn signals_end_it(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     for name in ["TERM", "INT"] {
-        let daemon = Settings::with(&upstream).start();
+        let daemon = Settings::with(&upstream).start(world);
         daemon.udp(&Query::a("www.example.org"));
         daemon.signal(name);
         let ended = daemon.end();
@@ -37,13 +72,10 @@ fn signals_end_it() {
     }
 }
 
-/// SIGTERM with queries in flight: they are answered first, over UDP and TCP, then it ends with
-/// code 0; meanwhile it is not ready.
-#[test]
-fn drain_answers_what_is_in_flight() {
+fn drain_answers_what_is_in_flight(world: &World) {
     let gate = Gate::default();
     let upstream = gated(&gate);
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     let (by_udp, by_tcp) = (Query::a("one.example.org"), Query::a("two.example.org"));
     let client = UdpClient::to(daemon.addr());
     client.send(&by_udp.encode());
@@ -67,15 +99,13 @@ fn drain_answers_what_is_in_flight() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
-/// `control.drain_timeout_ms` bounds the waiting; who is not answered by then is told so.
-#[test]
-fn drain_is_bounded() {
+fn drain_is_bounded(world: &World) {
     let upstream = Upstream::silent();
     let daemon = Settings::with(&upstream)
         .section("control = { drain_timeout_ms = 300 }")
         .section("routing = { deadline_ms = 20000 }")
-        .start();
-    let client = UdpClient::to(daemon.addr());
+        .start(world);
+    let mut client = daemon.client();
     client.send(&Query::a("www.example.org").encode());
     upstream.wait_for(1);
     let start = std::time::Instant::now();
@@ -86,39 +116,33 @@ fn drain_is_bounded() {
     assert_eq!(client.receive().rcode(), 2, "SERVFAIL rather than silence");
 }
 
-/// An address in use is one clear line and exit code 1, for UDP and for TCP.
-#[test]
-fn address_in_use() {
+fn address_in_use(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     let port = free_port();
     let _socket = UdpSocket::bind(("127.0.0.1", port)).expect("it was free");
-    assert_address_in_use(&Settings::with(&upstream), port);
+    assert_address_in_use(world, &Settings::with(&upstream), port);
 
     let listener = TcpListener::bind("127.0.0.1:0").expect("a TCP port");
     let port = listener.local_addr().expect("bound").port();
-    assert_address_in_use(&Settings::with(&upstream), port);
+    assert_address_in_use(world, &Settings::with(&upstream), port);
 }
 
-/// A second instance does not silently share the port of the first.
-#[test]
-fn second_instance_is_refused() {
+fn second_instance_is_refused(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
-    assert_address_in_use(&Settings::with(&upstream), daemon.port());
+    let daemon = Settings::with(&upstream).start(world);
+    assert_address_in_use(world, &Settings::with(&upstream), daemon.port());
     assert_eq!(daemon.udp(&Query::a("www.example.org")).address(), "192.0.2.1");
 }
 
-fn assert_address_in_use(settings: &Settings, port: u16) {
-    let ended = settings.fail_on(port);
+fn assert_address_in_use(world: &World, settings: &Settings, port: u16) {
+    let ended = settings.fail_on(world, port);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let lines: Vec<_> = ended.stderr.lines().filter(|line| line.contains("in use")).collect();
     assert_eq!(lines.len(), 1, "{ended:?}");
     assert!(lines[0].contains(&format!("127.0.0.1:{port}")), "{}", lines[0]);
 }
 
-/// Every error of a configuration gets its line with its key path; exit code 1.
-#[test]
-fn bad_configuration_names_every_error() {
+fn bad_configuration_names_every_error(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     let ended = Settings::with(&upstream)
         .listen("udp_size = 100, read_timeout_ms = 0")
@@ -126,7 +150,7 @@ fn bad_configuration_names_every_error() {
         .section(r#"acl = { "not-an-address" }"#)
         .section("cache = { min_ttl_seconds = 10, max_ttl_seconds = 5 }")
         .section(r#"routing = { chain = { "upstraem" } }"#)
-        .fail_on(free_port());
+        .fail_on(world, free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     for words in [
         &["listen.udp_size"][..],
@@ -141,47 +165,38 @@ fn bad_configuration_names_every_error() {
     }
 }
 
-/// A Lua error is reported with file and line.
-#[test]
-fn lua_errors_have_their_line() {
-    let ended = Settings::new().section("this is not Lua").fail_on(free_port());
+fn lua_errors_have_their_line(world: &World) {
+    let ended = Settings::new().section("this is not Lua").fail_on(world, free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("test.lua:"), "{}", ended.stderr);
 }
 
-/// What this build cannot do is refused, not ignored.
-#[test]
-fn missing_capabilities_are_refused() {
+fn missing_capabilities_are_refused(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let ended = Settings::new().upstream(&upstream, r#"protocol = "dot""#).fail_on(free_port());
+    let ended =
+        Settings::new().upstream(&upstream, r#"protocol = "dot""#).fail_on(world, free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("not available in this build"), "{}", ended.stderr);
 }
 
-/// No upstream, no forwarding.
-#[test]
-fn at_least_one_upstream() {
-    let ended = Settings::new().fail_on(free_port());
+fn at_least_one_upstream(world: &World) {
+    let ended = Settings::new().fail_on(world, free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("upstreams"), "{}", ended.stderr);
 }
 
-/// A file that is not there is one clear line.
-#[test]
-fn missing_file() {
+fn missing_file(world: &World) {
     for flag in ["-config", "--config"] {
-        let ended = Running::with_arguments(&[flag, "nowhere.lua"], &[]).end();
+        let ended = Running::with_arguments(world, &[flag, "nowhere.lua"], &[]).end();
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         assert!(ended.stderr.contains("nowhere.lua"), "{}", ended.stderr);
     }
 }
 
-/// Without a configuration file the embedded one is used; it says how to try it.
-#[test]
-fn embedded_default_starts() {
+fn embedded_default_starts(world: &World) {
     let port = free_port();
     let addr = format!("127.0.0.1:{port}");
-    let mut running = Running::with_arguments(&[], &[("BALANCEDNS_DNS_ADDR", &addr)]);
+    let mut running = Running::with_arguments(world, &[], &[("BALANCEDNS_DNS_ADDR", &addr)]);
     until("it says how to try it", || {
         assert!(running.ended().is_none(), "it ended: {}", running.said());
         running
@@ -197,24 +212,20 @@ fn embedded_default_starts() {
     assert_eq!(running.end().status.code(), Some(0));
 }
 
-/// `logging.log_queries` is off by default: names of clients' queries are nobody's business.
-#[test]
-fn names_are_not_logged() {
+fn names_are_not_logged(world: &World) {
     let upstream = Upstream::start(|asked| asked.rcode(hickory_proto::op::ResponseCode::ServFail));
-    let daemon = Settings::with(&upstream).start();
-    daemon.udp(&Query::a("secret-name.example.org"));
+    let daemon = Settings::with(&upstream).start(world);
+    daemon.ask(&Query::a("secret-name.example.org"));
     daemon.signal("TERM");
     let ended = daemon.end();
     assert!(!ended.stderr.contains("secret-name") && !ended.stdout.contains("secret-name"));
 }
 
-/// With it, there is a line per query.
-#[test]
-fn names_are_logged_if_told_so() {
+fn names_are_logged_if_told_so(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).section("logging = { log_queries = true }").start();
+    let daemon = Settings::with(&upstream).section("logging = { log_queries = true }").start(world);
     for _ in 0..2 {
-        daemon.udp(&Query::a("asked-name.example.org"));
+        daemon.ask(&Query::a("asked-name.example.org"));
     }
     daemon.signal("TERM");
     let ended = daemon.end();
@@ -223,13 +234,11 @@ fn names_are_logged_if_told_so() {
     assert_eq!(lines.count(), 2, "{said}");
 }
 
-/// Nobody reads the log, or it cannot be written: answers do not suffer, and it ends as asked.
-#[test]
-fn a_log_that_goes_nowhere_costs_no_answer() {
+fn a_log_that_goes_nowhere_costs_no_answer(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     for stderr in [Stderr::Unread, Stderr::Full] {
         let logging = "logging = { log_queries = true }";
-        let daemon = Settings::with(&upstream).section(logging).stderr(stderr).start();
+        let daemon = Settings::with(&upstream).section(logging).stderr(stderr).start(world);
         for _ in 0..2_000 {
             assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 0, "{stderr:?}");
         }
@@ -238,11 +247,9 @@ fn a_log_that_goes_nowhere_costs_no_answer() {
     }
 }
 
-/// SIGHUP asks for a reload, which this build does not have: it says so and goes on.
-#[test]
-fn a_hangup_does_not_end_it() {
+fn a_hangup_does_not_end_it(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).start();
+    let daemon = Settings::with(&upstream).start(world);
     daemon.signal("HUP");
     until("it says that it cannot", || daemon.said().contains("SIGHUP").then_some(()));
     assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 0);
@@ -250,15 +257,13 @@ fn a_hangup_does_not_end_it() {
     assert_eq!(daemon.end().status.code(), Some(0));
 }
 
-/// A dead upstream is a line now and then, not one for each query.
-#[test]
-fn a_dead_upstream_does_not_fill_the_log() {
+fn a_dead_upstream_does_not_fill_the_log(world: &World) {
     let daemon = Settings::new()
         .upstream_at(([127, 0, 0, 1], free_port()).into(), "")
         .section("cache = { enabled = false }")
-        .start();
+        .start(world);
     for n in 0..200 {
-        assert_eq!(daemon.udp(&Query::a(&format!("n{n}.example.org"))).rcode(), 2);
+        assert_eq!(daemon.ask(&Query::a(&format!("n{n}.example.org"))).rcode(), 2);
     }
     daemon.signal("TERM");
     let stderr = daemon.end().stderr;

@@ -1,0 +1,94 @@
+//! All cases, one module per kind of behaviour.
+
+mod admin;
+mod caching;
+mod edns;
+mod failover;
+mod forwarding;
+mod local;
+mod malformed;
+mod process;
+mod routing;
+mod sockets;
+mod spoofing;
+mod stream_clients;
+mod stream_limits;
+mod stream_upstreams;
+mod truncation;
+
+use crate::case::Case;
+
+/// Every case there is, in the order of the modules.
+pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        forwarding::CASES,
+        malformed::CASES,
+        edns::CASES,
+        truncation::CASES,
+        caching::CASES,
+        local::CASES,
+        routing::CASES,
+        failover::CASES,
+        spoofing::CASES,
+        stream_clients::CASES,
+        stream_limits::CASES,
+        stream_upstreams::CASES,
+        sockets::CASES,
+        admin::CASES,
+        process::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::case::Clients;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names = HashSet::new();
+        for case in all() {
+            assert!(names.insert(case.full_name()), "{} twice", case.full_name());
+        }
+    }
+
+    /// Two cases that say the same are one behaviour, counted twice.
+    #[test]
+    fn titles_are_unique() {
+        let mut titles = HashSet::new();
+        for case in all() {
+            assert!(titles.insert(case.title), "\"{}\" twice", case.title);
+        }
+    }
+
+    #[test]
+    fn at_least_eighty_behaviours_run_over_udp_and_tcp() {
+        let both = |case: &&Case| case.clients == Clients::Both && case.pending.is_none();
+        let count = all().filter(both).count();
+        assert!(count >= 80, "{count}");
+    }
+
+    #[test]
+    fn references_have_their_form() {
+        for case in all() {
+            for reference in case.references() {
+                let words: Vec<_> = reference.split(' ').collect();
+                let formed = match words.as_slice() {
+                    ["RFC", number, section] => {
+                        number.parse::<u16>().is_ok()
+                            && section.split('.').all(|part| part.parse::<u8>().is_ok())
+                    }
+                    ["config" | "http" | "cli" | "robustness" | "architecture", what] => {
+                        !what.is_empty()
+                    }
+                    _ => false,
+                };
+                assert!(formed, "{}: \"{reference}\"", case.full_name());
+            }
+        }
+    }
+}
