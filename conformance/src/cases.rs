@@ -3,10 +3,16 @@
 mod admin;
 mod caching;
 mod edns;
+mod edns_upstreams;
+mod expiry;
 mod failover;
+mod failures;
 mod forwarding;
+mod header;
 mod local;
 mod malformed;
+mod names;
+mod negative;
 mod process;
 mod routing;
 mod sockets;
@@ -22,10 +28,15 @@ use crate::case::Case;
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
     [
         forwarding::CASES,
+        header::CASES,
+        names::CASES,
         malformed::CASES,
         edns::CASES,
+        edns_upstreams::CASES,
         truncation::CASES,
         caching::CASES,
+        negative::CASES,
+        failures::CASES,
         local::CASES,
         routing::CASES,
         failover::CASES,

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, TcpClient, Tried, UdpClient};
 pub(crate) use daemon::{Daemon, Running, Settings, Stderr, free_port, signal};
-pub(crate) use dns::{Query, Reply, address, record, soa, txt_of};
+pub(crate) use dns::{
+    AA_TC_RA, Query, Reply, Z, address, raw_record, record, set_count, soa, txt_of, wire,
+};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 
 /// How long a test waits for what has to happen, far above what it takes on a busy machine.

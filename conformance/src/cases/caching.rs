@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::NS;
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::RecordType;
 
+use super::expiry::{assert_about, time_to_expire};
 use crate::case::World;
-use crate::harness::{Asked, Daemon, Query, Reply, Settings, Upstream, address, record, until};
+use crate::harness::{Asked, Query, Reply, Settings, Upstream, address, until};
 
 cases! {
     second_answer_is_a_hit, both, "RFC 1034 5.3.3",
@@ -30,16 +30,6 @@ cases! {
         "a TTL with the top bit set means 0";
     ttl_zero_is_not_kept, both, "RFC 1035 3.2.1",
         "TTL 0 is for this one answer";
-    nxdomain_lives_by_soa_minimum, both, "RFC 2308 5",
-        "NXDOMAIN lives as long as SOA's MINIMUM, where that is smaller than SOA's TTL";
-    nodata_lives_by_soa_ttl, both, "RFC 2308 5",
-        "NODATA lives as long as SOA's own TTL, where that is smaller than MINIMUM";
-    negative_answers_are_kept_with_their_soa, both, "RFC 2308 3, RFC 2308 6",
-        "the SOA in a kept negative answer shows how long it is kept, and ages";
-    ceiling_over_negative_answers, both, "RFC 2308 5, config cache.negative_max_ttl_seconds",
-        "the ceiling bounds how long a zone has its absences kept";
-    negative_answers_without_soa_are_not_kept, both, "RFC 2308 5",
-        "a negative answer without SOA is not kept";
     do_and_cd_are_apart, both, "RFC 4035 4.5, RFC 3225 3",
         "answers for DO and CD are others than those without";
     edns_alone_is_not_apart, both, "RFC 6891 6.1.1",
@@ -48,16 +38,6 @@ cases! {
         "class and type are part of the question";
     letter_case_is_not_apart, both, "RFC 4343 3",
         "letter case makes no other question";
-    referrals_are_not_kept, both, "RFC 2308 2.2",
-        "a referral is no answer, and not kept";
-    refused_is_not_kept, both, "RFC 9520 3.2",
-        "REFUSED speaks of the asker, not of the name: it is not kept";
-    notimp_is_not_kept, both, "RFC 9520 3.2",
-        "NOTIMP speaks of the server: it is not kept";
-    servfail_is_kept_briefly, both, "RFC 9520 3.2, RFC 8914 4.14",
-        "a failure is kept, but briefly, and the client is told that it was";
-    servfail_is_not_kept_if_told_so, both, "config cache.servfail_ttl_seconds",
-        "with 0 no failure is kept";
     capacity_is_kept, both, "config cache.capacity",
         "entries are bounded; the one not used longest goes first";
     without_rd_only_what_is_kept, both, "RFC 1035 4.1.1, RFC 8914 4.21",
@@ -72,22 +52,6 @@ const NO_FLOOR: &str = "cache = { min_ttl_seconds = 0 }";
 /// An upstream whose addresses live this long.
 fn with_ttl(ttl: u32) -> Upstream {
     Upstream::start(move |asked| asked.address(ttl, "192.0.2.1"))
-}
-
-/// Asks until the upstream is asked once more, and says how long that took.
-fn time_to_expire(daemon: &Daemon, upstream: &Upstream, query: &Query) -> Duration {
-    daemon.ask(query);
-    let (start, before) = (Instant::now(), upstream.count());
-    until("the entry expires", || {
-        daemon.ask(query);
-        (upstream.count() > before).then(|| start.elapsed())
-    })
-}
-
-fn assert_about(took: Duration, seconds: u64) {
-    let low = Duration::from_millis(seconds * 1000 - 100);
-    let high = Duration::from_millis(seconds * 1000 + 1500);
-    assert!((low..high).contains(&took), "expired after {took:?}, not {seconds} s");
 }
 
 fn second_answer_is_a_hit(world: &World) {
@@ -190,54 +154,6 @@ fn ttl_zero_is_not_kept(world: &World) {
     assert_eq!(upstream.count(), 2);
 }
 
-fn nxdomain_lives_by_soa_minimum(world: &World) {
-    let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 300, 1));
-    let daemon = Settings::with(&upstream).section(NO_FLOOR).start(world);
-    let query = Query::a("missing.example.org");
-    assert_eq!(daemon.ask(&query).rcode(), 3);
-    let took = time_to_expire(&daemon, &upstream, &Query::a("other.example.org"));
-    assert_about(took, 1);
-}
-
-fn nodata_lives_by_soa_ttl(world: &World) {
-    let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NoError, 1, 300));
-    let daemon = Settings::with(&upstream).section(NO_FLOOR).start(world);
-    let reply = daemon.ask(&Query::a("empty.example.org"));
-    assert_eq!((reply.rcode(), reply.message.answers.len()), (0, 0));
-    let took = time_to_expire(&daemon, &upstream, &Query::a("other.example.org"));
-    assert_about(took, 1);
-}
-
-fn negative_answers_are_kept_with_their_soa(world: &World) {
-    let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 300, 60));
-    let daemon = Settings::with(&upstream).start(world);
-    for _ in 0..2 {
-        let reply = daemon.ask(&Query::a("missing.example.org"));
-        assert_eq!(reply.rcode(), 3);
-        let ttl = reply.soa().expect("SOA").ttl;
-        assert!((58..=60).contains(&ttl), "{ttl}");
-    }
-    assert_eq!(upstream.count(), 1);
-}
-
-fn ceiling_over_negative_answers(world: &World) {
-    let upstream = Upstream::start(|asked| asked.negative(ResponseCode::NXDomain, 3600, 3600));
-    let daemon = Settings::with(&upstream)
-        .section("cache = { negative_max_ttl_seconds = 1, min_ttl_seconds = 0 }")
-        .start(world);
-    assert_about(time_to_expire(&daemon, &upstream, &Query::a("missing.example.org")), 1);
-}
-
-fn negative_answers_without_soa_are_not_kept(world: &World) {
-    for rcode in [ResponseCode::NXDomain, ResponseCode::NoError] {
-        let upstream = Upstream::start(move |asked| asked.rcode(rcode));
-        let daemon = Settings::with(&upstream).start(world);
-        daemon.ask(&Query::a("missing.example.org"));
-        daemon.ask(&Query::a("missing.example.org"));
-        assert_eq!(upstream.count(), 2, "{rcode}");
-    }
-}
-
 fn do_and_cd_are_apart(world: &World) {
     let upstream = with_ttl(300);
     let daemon = Settings::with(&upstream).start(world);
@@ -280,65 +196,6 @@ fn letter_case_is_not_apart(world: &World) {
         daemon.ask(&Query::a(name));
     }
     assert_eq!(upstream.count(), 1);
-}
-
-/// Asks twice; both answers have the rcode, and the upstream was asked twice.
-fn assert_not_kept(
-    world: &World,
-    script: impl Fn(&Asked) -> hickory_proto::op::Message + Send + Sync + 'static,
-    rcode: u16,
-) {
-    let upstream = Upstream::start(script);
-    let daemon = Settings::with(&upstream).start(world);
-    for _ in 0..2 {
-        assert_eq!(daemon.ask(&Query::a("www.example.org")).rcode(), rcode);
-    }
-    assert_eq!(upstream.count(), 2);
-}
-
-fn referrals_are_not_kept(world: &World) {
-    assert_not_kept(
-        world,
-        |asked| {
-            let mut reply = asked.reply();
-            let server = Name::from_ascii("ns.example.net.").expect("a valid name");
-            reply.add_authority(record("example.org.", 300, RData::NS(NS(server))));
-            reply
-        },
-        0,
-    );
-}
-
-fn refused_is_not_kept(world: &World) {
-    assert_not_kept(world, |asked| asked.rcode(ResponseCode::Refused), 5);
-}
-
-fn notimp_is_not_kept(world: &World) {
-    assert_not_kept(world, |asked| asked.rcode(ResponseCode::NotImp), 4);
-}
-
-fn servfail_is_kept_briefly(world: &World) {
-    let upstream = Upstream::start(|asked| asked.rcode(ResponseCode::ServFail));
-    let daemon =
-        Settings::with(&upstream).section("cache = { servfail_ttl_seconds = 1 }").start(world);
-    let query = Query::a("www.example.org");
-    assert_eq!(daemon.ask(&query).rcode(), 2);
-    let before = upstream.count();
-    let kept = daemon.ask(&query.edns(1232));
-    // RFC 8914 section 4.14: a cached error.
-    assert_eq!((kept.rcode(), kept.extended_errors()), (2, vec![13]));
-    assert_eq!(upstream.count(), before, "kept");
-    assert_about(time_to_expire(&daemon, &upstream, &Query::a("other.example.org")), 1);
-}
-
-fn servfail_is_not_kept_if_told_so(world: &World) {
-    let upstream = Upstream::start(|asked| asked.rcode(ResponseCode::ServFail));
-    let daemon =
-        Settings::with(&upstream).section("cache = { servfail_ttl_seconds = 0 }").start(world);
-    daemon.ask(&Query::a("www.example.org"));
-    let before = upstream.count();
-    daemon.ask(&Query::a("www.example.org"));
-    assert!(upstream.count() > before);
 }
 
 fn capacity_is_kept(world: &World) {

@@ -7,7 +7,8 @@ use hickory_proto::rr::RecordType;
 
 use crate::case::World;
 use crate::harness::{
-    Daemon, PATIENCE, Query, Settings, TcpClient, Transport, Tried, UdpClient, Upstream, until,
+    Daemon, PATIENCE, Query, Settings, TcpClient, Transport, Tried, UdpClient, Upstream, set_count,
+    until,
 };
 
 cases! {
@@ -82,10 +83,6 @@ fn assert_dropped(daemon: &Daemon, octets: &[u8]) {
         (other @ (Tried::Closed | Tried::Silence), _) => panic!("answered after it, not {other:?}"),
     }
     assert_eq!(daemon.ask(&blocked()).rcode(), 5, "others do not notice");
-}
-
-fn set_count(octets: &mut [u8], section: usize, count: u16) {
-    octets[4 + 2 * section..6 + 2 * section].copy_from_slice(&count.to_be_bytes());
 }
 
 fn no_question_is_formerr(world: &World) {

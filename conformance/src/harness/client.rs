@@ -47,6 +47,17 @@ impl Client {
         }
     }
 
+    /// The next message as it came, for types that hickory-proto would refuse.
+    pub(crate) fn receive_octets(&mut self) -> Vec<u8> {
+        match self {
+            Self::Udp(client) => client.octets_within(PATIENCE).expect("a reply by UDP"),
+            Self::Tcp(client) => match client.octets_within(PATIENCE) {
+                Filled::Whole(octets) => octets,
+                other @ (Filled::Closed | Filled::Silence) => panic!("a reply, not {other:?}"),
+            },
+        }
+    }
+
     /// Sends the query and checks what holds for every reply to it.
     pub(crate) fn ask(&mut self, query: &Query) -> Reply {
         match self {
@@ -88,12 +99,16 @@ impl UdpClient {
 
     /// The next datagram that comes within the time given.
     pub(crate) fn try_receive(&self, within: Duration) -> Option<Reply> {
+        self.octets_within(within).map(Reply::decode)
+    }
+
+    fn octets_within(&self, within: Duration) -> Option<Vec<u8>> {
         self.socket.set_read_timeout(Some(within)).expect("a timeout above zero");
         let mut buffer = vec![0; 65_535];
         match self.socket.recv(&mut buffer) {
             Ok(length) => {
                 buffer.truncate(length);
-                Some(Reply::decode(buffer))
+                Some(buffer)
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 None
@@ -157,18 +172,21 @@ impl TcpClient {
 
     /// The next message, or why there is none.
     pub(crate) fn try_receive(&mut self, within: Duration) -> Tried {
-        let deadline = Instant::now() + within;
-        let mut length = [0; 2];
-        match self.fill(&mut length, deadline) {
-            Filled::Whole => {}
-            Filled::Closed => return Tried::Closed,
-            Filled::Silence => return Tried::Silence,
-        }
-        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-        match self.fill(&mut message, Instant::now() + PATIENCE) {
-            Filled::Whole => Tried::Reply(Box::new(Reply::decode(message))),
+        match self.octets_within(within) {
+            Filled::Whole(message) => Tried::Reply(Box::new(Reply::decode(message))),
             Filled::Closed => Tried::Closed,
+            Filled::Silence => Tried::Silence,
+        }
+    }
+
+    fn octets_within(&mut self, within: Duration) -> Filled {
+        let length = match self.fill(2, Instant::now() + within) {
+            Filled::Whole(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),
+            other @ (Filled::Closed | Filled::Silence) => return other,
+        };
+        match self.fill(length, Instant::now() + PATIENCE) {
             Filled::Silence => panic!("a message stopped half way"),
+            other @ (Filled::Whole(_) | Filled::Closed) => other,
         }
     }
 
@@ -196,7 +214,8 @@ impl TcpClient {
         }
     }
 
-    fn fill(&mut self, buffer: &mut [u8], deadline: Instant) -> Filled {
+    fn fill(&mut self, octets: usize, deadline: Instant) -> Filled {
+        let mut buffer = vec![0; octets];
         let mut filled = 0;
         while filled < buffer.len() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -212,12 +231,14 @@ impl TcpClient {
                 Err(_) => return Filled::Closed,
             }
         }
-        Filled::Whole
+        Filled::Whole(buffer)
     }
 }
 
+/// As [`Tried`], in octets.
+#[derive(Debug)]
 enum Filled {
-    Whole,
+    Whole(Vec<u8>),
     Closed,
     Silence,
 }

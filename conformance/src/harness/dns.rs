@@ -17,8 +17,15 @@ const RD: u16 = 0x0100;
 const RA: u16 = 0x0080;
 const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
+/// The flag of OPT (RFC 3225 section 3).
+const DO: u16 = 0x8000;
 /// The EDNS option of RFC 8914.
 const EXTENDED_ERROR: u16 = 15;
+
+/// A bit of the header that no query may have set, nor any reply (RFC 1035 section 4.1.1).
+pub(crate) const Z: u16 = 0x0040;
+/// Header bits that have a meaning in replies only.
+pub(crate) const AA_TC_RA: u16 = 0x0400 | TC | RA;
 
 /// A query before it is encoded.
 #[derive(Clone, Debug)]
@@ -34,19 +41,25 @@ pub(crate) struct Query {
 #[derive(Clone, Debug)]
 struct Edns {
     size: u16,
+    rcode_high: u8,
     version: u8,
-    dnssec_ok: bool,
+    flags: u16,
     options: Vec<(u16, Vec<u8>)>,
 }
 
 impl Query {
     /// One question of class IN, recursion desired, no EDNS, an id of its own.
     pub(crate) fn new(name: &str, qtype: RecordType) -> Self {
+        Self::of_labels(&labels_of(name), qtype)
+    }
+
+    /// The same with labels of any octets.
+    pub(crate) fn of_labels(labels: &[&[u8]], qtype: RecordType) -> Self {
         static NEXT_ID: AtomicU16 = AtomicU16::new(0x1234);
         Self {
             id: NEXT_ID.fetch_add(0x3571, Ordering::Relaxed),
             flags: RD,
-            name: wire_name(name),
+            name: wire_name(labels),
             qtype: qtype.into(),
             qclass: 1,
             edns: None,
@@ -88,6 +101,12 @@ impl Query {
         self
     }
 
+    /// Sets header bits that a query of its own would not have.
+    pub(crate) fn flags(mut self, bits: u16) -> Self {
+        self.flags |= bits;
+        self
+    }
+
     /// Sets QR, as no query may.
     pub(crate) fn with_qr(mut self) -> Self {
         self.flags |= QR;
@@ -96,16 +115,24 @@ impl Query {
 
     /// Adds OPT that offers to take `size` octets.
     pub(crate) fn edns(mut self, size: u16) -> Self {
-        self.edns = Some(Edns { size, version: 0, dnssec_ok: false, options: Vec::new() });
+        self.edns = Some(Edns::offering(size));
         self
     }
 
     pub(crate) fn dnssec_ok(self) -> Self {
-        self.with_edns(|edns| edns.dnssec_ok = true)
+        self.with_edns(|edns| edns.flags |= DO)
     }
 
     pub(crate) fn edns_version(self, version: u8) -> Self {
         self.with_edns(|edns| edns.version = version)
+    }
+
+    /// Sets the upper bits of the rcode and flags of OPT, as no query has reason to.
+    pub(crate) fn edns_bits(self, rcode_high: u8, flags: u16) -> Self {
+        self.with_edns(|edns| {
+            edns.rcode_high = rcode_high;
+            edns.flags |= flags;
+        })
     }
 
     pub(crate) fn option(self, code: u16, data: &[u8]) -> Self {
@@ -113,12 +140,7 @@ impl Query {
     }
 
     fn with_edns(mut self, change: impl FnOnce(&mut Edns)) -> Self {
-        change(self.edns.get_or_insert(Edns {
-            size: 1232,
-            version: 0,
-            dnssec_ok: false,
-            options: Vec::new(),
-        }));
+        change(self.edns.get_or_insert(Edns::offering(1232)));
         self
     }
 
@@ -145,7 +167,7 @@ impl Query {
 
     /// The OPT record alone, to be added once more.
     pub(crate) fn opt_record(size: u16) -> Vec<u8> {
-        Edns { size, version: 0, dnssec_ok: false, options: Vec::new() }.encode()
+        Edns::offering(size).encode()
     }
 
     /// The most octets that may come back in a datagram.
@@ -155,6 +177,10 @@ impl Query {
 }
 
 impl Edns {
+    fn offering(size: u16) -> Self {
+        Self { size, rcode_high: 0, version: 0, flags: 0, options: Vec::new() }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut options = Vec::new();
         for (code, data) in &self.options {
@@ -164,8 +190,8 @@ impl Edns {
         }
         let mut octets = vec![0, 0, 41];
         octets.extend(self.size.to_be_bytes());
-        octets.extend([0, self.version]);
-        octets.extend((if self.dnssec_ok { 0x8000_u16 } else { 0 }).to_be_bytes());
+        octets.extend([self.rcode_high, self.version]);
+        octets.extend(self.flags.to_be_bytes());
         octets.extend(length_of(&options).to_be_bytes());
         octets.extend(options);
         octets
@@ -218,7 +244,8 @@ impl Reply {
         );
     }
 
-    fn flags(&self) -> u16 {
+    /// The second word of the header.
+    pub(crate) fn flags(&self) -> u16 {
         u16::from_be_bytes([self.bytes[2], self.bytes[3]])
     }
 
@@ -326,11 +353,36 @@ pub(crate) fn txt_of(name: &str, ttl: u32, octets: usize) -> Record {
     record(name, ttl, RData::TXT(TXT::new(strings)))
 }
 
-fn wire_name(name: &str) -> Vec<u8> {
+/// A record octet by octet: owner in wire form, type, class IN, TTL, data.
+pub(crate) fn raw_record(owner: &[u8], rtype: RecordType, ttl: u32, data: &[u8]) -> Vec<u8> {
+    let mut octets = owner.to_vec();
+    octets.extend(u16::from(rtype).to_be_bytes());
+    octets.extend([0, 1]);
+    octets.extend(ttl.to_be_bytes());
+    octets.extend(length_of(data).to_be_bytes());
+    octets.extend(data);
+    octets
+}
+
+/// Changes one of the four counts of a header.
+pub(crate) fn set_count(octets: &mut [u8], section: usize, count: u16) {
+    octets[4 + 2 * section..6 + 2 * section].copy_from_slice(&count.to_be_bytes());
+}
+
+/// The wire form of a name without escapes.
+pub(crate) fn wire(name: &str) -> Vec<u8> {
+    wire_name(&labels_of(name))
+}
+
+fn labels_of(name: &str) -> Vec<&[u8]> {
+    name.split('.').filter(|label| !label.is_empty()).map(str::as_bytes).collect()
+}
+
+fn wire_name(labels: &[&[u8]]) -> Vec<u8> {
     let mut octets = Vec::new();
-    for label in name.split('.').filter(|label| !label.is_empty()) {
+    for label in labels {
         octets.push(u8::try_from(label.len()).expect("a test's label is short"));
-        octets.extend(label.as_bytes());
+        octets.extend(*label);
     }
     octets.push(0);
     octets

@@ -31,6 +31,7 @@ pub(crate) struct Asked {
     pub(crate) from: SocketAddr,
     /// How many TCP connections came before its own; 0 for UDP.
     pub(crate) conn: usize,
+    pub(crate) octets: Vec<u8>,
     pub(crate) message: Message,
 }
 
@@ -46,6 +47,33 @@ impl Asked {
 
     pub(crate) fn qtype(&self) -> RecordType {
         self.message.queries[0].query_type()
+    }
+
+    /// The labels of the name, letters in lower case.
+    pub(crate) fn labels(&self) -> Vec<Vec<u8>> {
+        self.message.queries[0].name().iter().map(<[u8]>::to_ascii_lowercase).collect()
+    }
+
+    /// The second word of the header.
+    pub(crate) fn flags(&self) -> u16 {
+        u16::from_be_bytes([self.octets[2], self.octets[3]])
+    }
+
+    /// The octets of the question section.
+    pub(crate) fn question(&self) -> &[u8] {
+        let name: usize = self.message.queries[0].name().iter().map(|label| 1 + label.len()).sum();
+        &self.octets[12..12 + name + 1 + 4]
+    }
+
+    /// A reply octet by octet: flags, counts of the three sections, records.
+    pub(crate) fn raw_reply(&self, flags: u16, counts: [u16; 3], records: &[u8]) -> Vec<u8> {
+        let mut octets = self.octets[..2].to_vec();
+        for word in [flags, 1].into_iter().chain(counts) {
+            octets.extend(word.to_be_bytes());
+        }
+        octets.extend(self.question());
+        octets.extend(records);
+        octets
     }
 
     /// The codes of the EDNS options that came with it.
@@ -70,7 +98,9 @@ impl Asked {
 
     /// One address under the name that was asked.
     pub(crate) fn address(&self, ttl: u32, ip: &str) -> Message {
-        self.answer([address(&self.name(), ttl, ip)])
+        let mut record = address(".", ttl, ip);
+        record.name.clone_from(self.message.queries[0].name());
+        self.answer([record])
     }
 
     pub(crate) fn rcode(&self, rcode: ResponseCode) -> Message {
@@ -147,6 +177,17 @@ struct State {
     changed: Condvar,
     streams: Mutex<Vec<TcpStream>>,
     stopping: AtomicBool,
+    /// A thread of the server panicked.
+    broken: AtomicBool,
+}
+
+/// Takes down that the thread panicked, so that the case cannot pass over it.
+struct Watch<'a>(&'a AtomicBool);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_or(thread::panicking(), Ordering::SeqCst);
+    }
 }
 
 impl fmt::Debug for Upstream {
@@ -218,6 +259,7 @@ impl Upstream {
             changed: Condvar::new(),
             streams: Mutex::default(),
             stopping: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         });
         let mut threads = Vec::new();
         threads.push(thread::spawn({
@@ -274,6 +316,8 @@ impl Drop for Upstream {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        let broken = self.state.broken.load(Ordering::SeqCst);
+        assert!(!broken || thread::panicking(), "the upstream server panicked");
     }
 }
 
@@ -330,11 +374,19 @@ impl State {
         conn: usize,
         outlet: Outlet,
     ) {
+        let _watch = Watch(&self.broken);
         let message = Message::from_vec(octets)
             .unwrap_or_else(|error| panic!("a query that does not decode: {error}: {octets:02x?}"));
         let asked = {
             let mut list = lock(&self.asked);
-            let asked = Asked { sequence: list.len(), transport, from, conn, message };
+            let asked = Asked {
+                sequence: list.len(),
+                transport,
+                from,
+                conn,
+                octets: octets.to_vec(),
+                message,
+            };
             list.push(asked.clone());
             asked
         };
