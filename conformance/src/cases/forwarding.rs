@@ -5,7 +5,9 @@ use hickory_proto::rr::rdata::{CNAME, NS};
 use hickory_proto::rr::{Name, RData, RecordType};
 
 use crate::case::World;
-use crate::harness::{Answer, Client, Gate, Query, Settings, Upstream, address, record, until};
+use crate::harness::{
+    Answer, Client, Gate, Query, Settings, Transport, Upstream, address, record, until,
+};
 
 cases! {
     forwards, both, "RFC 1035 4.2.1, RFC 7766 5",
@@ -38,8 +40,16 @@ cases! {
         "no zone transfers here; the asker is told so";
     any_is_answered, both, "RFC 8482 4",
         "ANY gets a reply";
-    identical_questions_are_asked_once, both, "architecture coalescing",
+    identical_questions_are_asked_once, both, "RFC 5452 5, architecture coalescing",
         "fifty who ask the same at once are one question upstream, and each gets an own reply";
+    retransmitted_queries_each_get_a_reply, both, "RFC 1035 4.2.1",
+        "a client that sends its query again gets a reply to each";
+    equal_ids_of_different_clients, both, "RFC 1035 4.1.1",
+        "clients that chose the same id get each its own answer";
+    equal_ids_of_one_client, both, "RFC 1035 4.1.1",
+        "a client that asks two questions under one id gets both answers";
+    upstream_transport_is_configured, both, "RFC 7766 5",
+        "how the client asks does not decide how the upstream is asked";
 }
 
 fn forwards(world: &World) {
@@ -256,4 +266,82 @@ fn identical_questions_are_asked_once(world: &World) {
     // A retransmission on a slow machine is the same question again: same port, same id.
     let first = &upstream.asked()[0];
     assert!(upstream.asked().iter().all(|a| (a.from, a.id()) == (first.from, first.id())));
+}
+
+fn retransmitted_queries_each_get_a_reply(world: &World) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |asked| {
+        Answer::When(held.clone(), Box::new(asked.address(60, "192.0.2.1").into()))
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    let query = Query::a("www.example.org");
+    let mut client = daemon.client();
+    for _ in 0..3 {
+        client.send(&query.encode());
+    }
+    until("two of them joined the first", || {
+        (daemon.metric("balancedns_coalesced_total") >= 2.0).then_some(())
+    });
+    gate.open();
+    for _ in 0..3 {
+        let reply = client.receive();
+        reply.check_echo(&query);
+        assert_eq!(reply.address(), "192.0.2.1");
+    }
+}
+
+/// Answers with an address that tells the first labels "one" and "two" apart.
+fn by_name() -> Upstream {
+    Upstream::start(|asked| {
+        let first = asked.name().starts_with("one");
+        asked.address(60, if first { "192.0.2.1" } else { "192.0.2.2" })
+    })
+}
+
+fn equal_ids_of_different_clients(world: &World) {
+    let upstream = by_name();
+    let daemon = Settings::with(&upstream).start(world);
+    let queries = ["one.example.org", "two.example.org"].map(|name| Query::a(name).id(77));
+    for _ in 0..2 {
+        let mut clients = [daemon.client(), daemon.client()];
+        for (client, query) in clients.iter_mut().zip(&queries) {
+            client.send(&query.encode());
+        }
+        let replies = clients.each_mut().map(Client::receive);
+        replies[0].check_echo(&queries[0]);
+        replies[1].check_echo(&queries[1]);
+        assert_eq!(replies.map(|reply| reply.address()), ["192.0.2.1", "192.0.2.2"]);
+    }
+}
+
+fn equal_ids_of_one_client(world: &World) {
+    let upstream = by_name();
+    let daemon = Settings::with(&upstream).start(world);
+    let mut client = daemon.client();
+    for name in ["one.example.org", "two.example.org"] {
+        client.send(&Query::a(name).id(77).encode());
+    }
+    let mut seen: Vec<_> = (0..2)
+        .map(|_| {
+            let reply = client.receive();
+            assert_eq!(reply.message.metadata.id, 77);
+            (reply.message.queries[0].name().to_ascii(), reply.address())
+        })
+        .collect();
+    seen.sort();
+    let expected = [("one.example.org.", "192.0.2.1"), ("two.example.org.", "192.0.2.2")];
+    assert_eq!(seen, expected.map(|(name, ip)| (name.to_owned(), ip.to_owned())));
+}
+
+fn upstream_transport_is_configured(world: &World) {
+    for (keys, transport) in
+        [(r#"protocol = "udp""#, Transport::Udp), (r#"protocol = "tcp""#, Transport::Tcp)]
+    {
+        let upstream = Upstream::answering("192.0.2.1");
+        let daemon = Settings::new().upstream(&upstream, keys).start(world);
+        assert_eq!(daemon.ask(&Query::a("www.example.org")).address(), "192.0.2.1");
+        let asked = upstream.asked();
+        assert_eq!(asked.iter().map(|asked| asked.transport).collect::<Vec<_>>(), [transport]);
+    }
 }

@@ -7,8 +7,8 @@ use hickory_proto::rr::RecordType;
 
 use crate::case::World;
 use crate::harness::{
-    Daemon, PATIENCE, Query, Settings, TcpClient, Transport, Tried, UdpClient, Upstream, set_count,
-    until,
+    Daemon, PATIENCE, Query, Settings, TcpClient, Transport, Tried, UdpClient, Upstream,
+    raw_record, set_count, until,
 };
 
 cases! {
@@ -40,6 +40,10 @@ cases! {
         "neither a message of no octets nor one shorter than a header stops the daemon";
     noise_does_no_harm, own, "robustness noise",
         "five thousand datagrams and a hundred streams of noise: it lives, and answers";
+    records_in_a_query_are_formerr, both, "architecture queries",
+        "a query that brings answers or authorities, whole ones, is FORMERR";
+    overlong_datagrams_are_no_queries, udp, "robustness queries",
+        "a datagram larger than any query is counted, and harms nobody";
 }
 
 const FORMERR: u16 = 1;
@@ -300,4 +304,27 @@ impl Noise {
         }
         octets
     }
+}
+
+fn records_in_a_query_are_formerr(world: &World) {
+    let upstream = Upstream::silent();
+    let daemon = start(world, &upstream);
+    for section in [1, 2] {
+        let mut octets = Query::a("www.example.org").encode();
+        octets.extend(raw_record(&[0xc0, 12], RecordType::A, 60, &[192, 0, 2, 1]));
+        set_count(&mut octets, section, 1);
+        assert_eq!(rcode(&daemon, &octets), FORMERR, "section {section}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+fn overlong_datagrams_are_no_queries(world: &World) {
+    let upstream = Upstream::silent();
+    let daemon = start(world, &upstream);
+    let octets = blocked().option(65_001, &[0; 8_000]).encode();
+    assert_dropped(&daemon, &octets);
+    until("it is counted", || {
+        let dropped = daemon.metric(r#"balancedns_dropped_total{reason="too_long"}"#);
+        (dropped >= 1.0).then_some(())
+    });
 }

@@ -16,7 +16,7 @@ cases! {
         "SIGTERM and SIGINT end an idle daemon with code 0";
     drain_answers_what_is_in_flight, own, "cli signals",
         "SIGTERM with queries in flight: they are answered first, meanwhile it is not ready";
-    drain_is_bounded, both, "config control.drain_timeout_ms",
+    drain_is_bounded, both, "config control.drain_timeout_ms, RFC 8914 4.15",
         "who is not answered by the end of the drain is told so";
     address_in_use, own, "cli exit-code",
         "an address in use is one clear line and exit code 1, for UDP and for TCP";
@@ -24,6 +24,8 @@ cases! {
         "a second instance does not silently share the port of the first";
     bad_configuration_names_every_error, own, "cli errors",
         "every error of a configuration gets its line with its key path";
+    failures_are_kept_five_minutes_at_most, own, "RFC 9520 3.2, config cache.servfail_ttl_seconds",
+        "more than five minutes is an error of the configuration";
     lua_errors_have_their_line, own, "cli errors",
         "a Lua error is reported with file and line";
     missing_capabilities_are_refused, own, "cli errors",
@@ -106,14 +108,16 @@ fn drain_is_bounded(world: &World) {
         .section("routing = { deadline_ms = 20000 }")
         .start(world);
     let mut client = daemon.client();
-    client.send(&Query::a("www.example.org").encode());
+    client.send(&Query::a("www.example.org").edns(1232).encode());
     upstream.wait_for(1);
     let start = std::time::Instant::now();
     daemon.signal("TERM");
     let ended = daemon.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    assert_eq!(client.receive().rcode(), 2, "SERVFAIL rather than silence");
+    let reply = client.receive();
+    // RFC 8914 section 4.15: not ready.
+    assert_eq!((reply.rcode(), reply.extended_errors()), (2, vec![14]), "rather than silence");
 }
 
 fn address_in_use(world: &World) {
@@ -163,6 +167,19 @@ fn bad_configuration_names_every_error(world: &World) {
         let found = ended.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?}:\n{}", ended.stderr);
     }
+}
+
+fn failures_are_kept_five_minutes_at_most(world: &World) {
+    let upstream = Upstream::answering("192.0.2.1");
+    let with = |seconds: u32| {
+        let section = format!("cache = {{ servfail_ttl_seconds = {seconds} }}");
+        Settings::with(&upstream).section(&section)
+    };
+    let daemon = with(300).start(world);
+    assert_eq!(daemon.udp(&Query::a("www.example.org")).rcode(), 0);
+    let ended = with(301).fail_on(world, free_port());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("servfail_ttl_seconds"), "{}", ended.stderr);
 }
 
 fn lua_errors_have_their_line(world: &World) {

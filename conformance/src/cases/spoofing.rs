@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::{Name, RecordType};
 
 use crate::case::World;
-use crate::harness::{Answer, Asked, Query, Settings, Upstream};
+use crate::harness::{Answer, Asked, Query, Settings, Upstream, raw_record};
 
 cases! {
     wrong_id_is_ignored, both, "RFC 5452 9.1",
@@ -25,6 +25,14 @@ cases! {
         "many ports, and ids that cannot be counted on";
     wrong_replies_on_a_stream_are_ignored, both, "RFC 5452 9.1",
         "a reply to a TCP query is checked as well";
+    replies_without_a_question_are_ignored, both, "RFC 5452 9.1",
+        "an answer that does not say to what is ignored";
+    replies_of_other_opcodes_are_ignored, both, "RFC 5452 9.1",
+        "a reply of another opcode than we asked with is ignored";
+    replies_with_two_questions_are_ignored, both, "RFC 9619 4",
+        "a reply with two questions, the first of them right, is ignored";
+    second_replies_change_nothing, both, "RFC 5452 9.1",
+        "what comes after the answer, with everything right but late, replaces nothing";
 }
 
 const FORGED: &str = "203.0.113.66";
@@ -152,4 +160,49 @@ fn wrong_replies_on_a_stream_are_ignored(world: &World) {
     let daemon = Settings::new().upstream(&upstream, r#"protocol = "tcp""#).start(world);
     let reply = daemon.ask(&Query::a("www.example.org"));
     assert!(reply.addresses().iter().all(|ip| ip.to_string() != FORGED), "{reply:?}");
+}
+
+fn replies_without_a_question_are_ignored(world: &World) {
+    assert_ignored(world, |asked| {
+        let record = raw_record(&[0], RecordType::A, 60, &[203, 0, 113, 66]);
+        let [high, low] = asked.id().to_be_bytes();
+        let header = [high, low, 0x81, 0x80, 0, 0, 0, 1, 0, 0, 0, 0];
+        vec![[&header[..], &record].concat()]
+    });
+}
+
+fn replies_of_other_opcodes_are_ignored(world: &World) {
+    assert_ignored(world, |asked| {
+        let forged = [1, 2, 4, 5].map(|opcode: u8| {
+            let mut forged = octets(&asked.address(60, FORGED));
+            forged[2] |= opcode << 3;
+            forged
+        });
+        forged.to_vec()
+    });
+}
+
+fn replies_with_two_questions_are_ignored(world: &World) {
+    assert_ignored(world, |asked| {
+        let mut forged = asked.address(60, FORGED);
+        let mut second = asked.message.queries[0].clone();
+        second.name = Name::from_ascii("www.example.net.").expect("a valid name");
+        forged.add_query(second);
+        vec![octets(&forged)]
+    });
+}
+
+fn second_replies_change_nothing(world: &World) {
+    let upstream = Upstream::start(|asked| {
+        Answer::Octets(vec![octets(&asked.address(60, TRUE)), octets(&asked.address(60, FORGED))])
+    });
+    for keys in ["", r#"protocol = "tcp""#] {
+        let daemon = Settings::new().upstream(&upstream, keys).start(world);
+        let mut client = daemon.client();
+        for _ in 0..3 {
+            assert_eq!(client.ask(&Query::a("www.example.org")).address(), TRUE);
+        }
+        client.expect_silence(Duration::from_millis(20));
+    }
+    assert_eq!(upstream.count(), 2);
 }

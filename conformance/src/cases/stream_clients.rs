@@ -20,6 +20,12 @@ cases! {
         "what is wrong with one message is no reason to drop the connection";
     deep_pipelines_lose_nothing, tcp, "RFC 7766 6.2.1.1",
         "more pipelined than one connection may have in flight: reading pauses, nothing is lost";
+    nothing_asked_is_nothing_kept, tcp, "RFC 7766 6.2.4",
+        "a client that finishes without a question is let go at once";
+    connections_do_not_wait_for_each_other, tcp, "RFC 7766 6.2.2",
+        "a slow answer on one connection holds up no other";
+    large_queries_are_read, tcp, "RFC 1035 4.2.2",
+        "a query may be as long as its length can say";
 }
 
 /// Holds back names that start with "slow" until the gate opens.
@@ -173,4 +179,39 @@ fn deep_pipelines_lose_nothing(world: &World) {
         }
     }
     sender.join().expect("the sender ends");
+}
+
+fn nothing_asked_is_nothing_kept(world: &World) {
+    let upstream = Upstream::silent();
+    let daemon = Settings::with(&upstream).listen("tcp_idle_timeout_ms = 60000").start(world);
+    let mut client = TcpClient::to(daemon.addr());
+    client.finish();
+    client.wait_for_close();
+}
+
+fn connections_do_not_wait_for_each_other(world: &World) {
+    let gate = Gate::default();
+    let upstream = with_slow_names(&gate);
+    let daemon = Settings::with(&upstream).start(world);
+    let slow = Query::a("slow.example.org");
+    let mut waiting = TcpClient::to(daemon.addr());
+    waiting.send(&slow.encode());
+    upstream.wait_for(1);
+    for i in 0..5 {
+        let reply = daemon.tcp(&Query::a(&format!("fast{i}.example.org")));
+        assert_eq!(reply.address(), "192.0.2.1");
+    }
+    gate.open();
+    waiting.receive().check_echo(&slow);
+}
+
+fn large_queries_are_read(world: &World) {
+    let upstream = Upstream::answering("192.0.2.1");
+    let daemon = Settings::with(&upstream).start(world);
+    // Options of all but what header, question and OPT need.
+    let bare = Query::a("www.example.org").option(65_001, b"").encode().len();
+    for octets in [5_000, 65_535 - bare] {
+        let query = Query::a("www.example.org").option(65_001, &vec![7; octets]);
+        assert_eq!(daemon.ask(&query).address(), "192.0.2.1", "{octets} octets of options");
+    }
 }

@@ -5,7 +5,7 @@ use hickory_proto::rr::RecordType;
 use crate::case::World;
 use crate::harness::{
     Answer, Asked, Daemon, Gate, Query, Settings, TcpClient, Transport, UdpClient, Upstream,
-    address, txt_of, until,
+    address, raw_record, txt_of, until,
 };
 
 cases! {
@@ -27,6 +27,14 @@ cases! {
         "the largest answer that a stream can carry";
     truncated_answers_are_not_cached, both, "RFC 2181 9",
         "what is truncated is not kept";
+    additional_records_go_first, udp, "RFC 2181 9",
+        "additional records that do not fit are left out without TC";
+    authority_that_does_not_fit_is_tc, udp, "RFC 2181 9",
+        "answer and authority come whole or not at all, with TC";
+    truncated_replies_hold_nothing_partial, udp, "RFC 2181 9",
+        "of records that do not fit none is sent: who sees TC asks again";
+    exact_fit_is_no_truncation, udp, "RFC 6891 6.2.3, RFC 1035 4.2.1",
+        "an answer of the very size that the client takes comes whole; one octet more does not";
 }
 
 fn txt(name: &str) -> Query {
@@ -186,4 +194,72 @@ fn truncated_answers_are_not_cached(world: &World) {
     let second = daemon.ask(&Query::a("cut.example.org"));
     assert!(second.truncated() || second.rcode() == 2, "{second:?}");
     assert!(upstream.count() > before, "the second answer came from the cache");
+}
+
+fn additional_records_go_first(world: &World) {
+    let upstream = Upstream::start(|asked| {
+        let mut reply = asked.address(300, "192.0.2.1");
+        reply.add_additional(txt_of("more.example.org.", 300, 600));
+        reply
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    for _ in 0..2 {
+        let reply = daemon.udp(&Query::a("www.example.org"));
+        assert!(!reply.truncated(), "all of the answer is there");
+        assert_eq!((reply.address(), reply.message.additionals.len()), ("192.0.2.1".into(), 0));
+        let whole = daemon.udp(&Query::a("www.example.org").edns(1232));
+        assert_eq!(whole.message.additionals.len(), 1);
+    }
+}
+
+fn authority_that_does_not_fit_is_tc(world: &World) {
+    let upstream = Upstream::start(|asked| {
+        let mut reply = asked.address(300, "192.0.2.1");
+        reply.add_authority(txt_of("example.org.", 300, 600));
+        reply
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    for _ in 0..2 {
+        assert!(daemon.udp(&Query::a("www.example.org")).truncated());
+        let whole = daemon.udp(&Query::a("www.example.org").edns(1232));
+        assert_eq!((whole.truncated(), whole.message.authorities.len()), (false, 1));
+    }
+}
+
+fn truncated_replies_hold_nothing_partial(world: &World) {
+    let upstream = Upstream::start(|asked| {
+        asked.answer((1..=40).map(|i| address(&asked.name(), 60, &format!("192.0.2.{i}"))))
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    for _ in 0..2 {
+        let reply = daemon.udp(&Query::a("many.example.org"));
+        assert!(reply.truncated());
+        let message = &reply.message;
+        let counts = (message.answers.len(), message.authorities.len(), message.additionals.len());
+        assert_eq!(counts, (0, 0, 0));
+    }
+    assert_eq!(daemon.udp(&Query::a("many.example.org").edns(1232)).addresses().len(), 40);
+}
+
+fn exact_fit_is_no_truncation(world: &World) {
+    // The label says how many octets of data to send.
+    let upstream = Upstream::start(|asked| {
+        let label = String::from_utf8(asked.labels().swap_remove(0)).expect("digits");
+        let data = vec![0; label.parse().expect("digits")];
+        let record = raw_record(&[0xc0, 12], asked.qtype(), 60, &data);
+        Answer::Octets(vec![asked.raw_reply(0x8180, [1, 0, 0], &record)])
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    // Header, question, record; then OPT too.
+    let around = 12 + Query::a("0000.example.org").question().len() + 12;
+    for (edns, limit) in [(None, 512), (Some(512), 512), (Some(700), 700), (Some(4096), 1232)] {
+        let fits = limit - around - if edns.is_some() { 11 } else { 0 };
+        for (octets, cut) in [(fits, false), (fits + 1, true)] {
+            let qtype = RecordType::Unknown(65_280);
+            let query = Query::new(&format!("{octets:0>4}.example.org"), qtype);
+            let reply = daemon.udp(&edns.map_or(query.clone(), |size| query.edns(size)));
+            assert_eq!(reply.truncated(), cut, "{octets} octets of data for {edns:?}");
+            assert!(cut || reply.bytes.len() == limit);
+        }
+    }
 }
