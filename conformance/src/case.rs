@@ -13,6 +13,8 @@ pub(crate) struct Case {
     pub(crate) module: &'static str,
     pub(crate) name: &'static str,
     pub(crate) clients: Clients,
+    /// Whether it measures so finely that no other case may run beside it.
+    pub(crate) alone: bool,
     /// What it is a behaviour of, apart by ", ": sections as in `RFC 1035 4.2.1`, else what the
     /// project itself promises, as in `config cache.capacity`.
     pub(crate) shows: &'static str,
@@ -88,13 +90,17 @@ impl World {
 }
 
 /// Declares the cases of a module: function, clients (`both`, `udp`, `tcp`, `own`), what it is a
-/// behaviour of, and what happens. `pending "why"` in front leaves a case out until its time.
+/// behaviour of, and what happens. `alone` behind the clients keeps other cases away meanwhile;
+/// `pending "why"` at the end leaves a case out until its time.
 macro_rules! cases {
-    ($($(pending $why:literal)? $name:ident, $clients:ident, $shows:literal, $title:literal;)+) => {
+    ($(
+        $name:ident, $clients:ident $($alone:ident)?, $shows:literal, $title:literal $(, pending $why:literal)?;
+    )+) => {
         pub(crate) const CASES: &[$crate::case::Case] = &[$($crate::case::Case {
             module: module_path!(),
             name: stringify!($name),
             clients: cases!(@clients $clients),
+            alone: cases!(@alone $($alone)?),
             shows: $shows,
             title: $title,
             pending: cases!(@pending $($why)?),
@@ -105,6 +111,8 @@ macro_rules! cases {
     (@clients udp) => { $crate::case::Clients::Udp };
     (@clients tcp) => { $crate::case::Clients::Tcp };
     (@clients own) => { $crate::case::Clients::Own };
+    (@alone) => { false };
+    (@alone alone) => { true };
     (@pending) => { None };
     (@pending $why:literal) => { Some($why) };
 }

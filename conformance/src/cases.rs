@@ -7,6 +7,8 @@ mod edns_upstreams;
 mod expiry;
 mod failover;
 mod failures;
+mod flood;
+mod forgeries;
 mod forwarding;
 mod header;
 mod local;
@@ -17,6 +19,7 @@ mod process;
 mod routing;
 mod sockets;
 mod spoofing;
+mod stopped;
 mod stream_clients;
 mod stream_limits;
 mod stream_upstreams;
@@ -41,12 +44,15 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         routing::CASES,
         failover::CASES,
         spoofing::CASES,
+        forgeries::CASES,
         stream_clients::CASES,
         stream_limits::CASES,
         stream_upstreams::CASES,
         sockets::CASES,
         admin::CASES,
         process::CASES,
+        flood::CASES,
+        stopped::CASES,
     ]
     .into_iter()
     .flatten()

@@ -8,6 +8,7 @@
 mod client;
 mod daemon;
 mod dns;
+mod process;
 mod upstream;
 
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ pub(crate) use daemon::{Daemon, Running, Settings, Stderr, free_port, signal};
 pub(crate) use dns::{
     AA_TC_RA, Query, Reply, Z, address, raw_record, record, set_count, soa, txt_of, wire,
 };
+pub(crate) use process::{SERVE_UPSTREAM, UpstreamProcess, serve_upstream};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 
 /// How long a test waits for what has to happen, far above what it takes on a busy machine.

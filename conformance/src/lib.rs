@@ -23,6 +23,7 @@ mod report;
 use std::any::Any;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
 use std::thread;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -36,8 +37,10 @@ const CASES_PER_CORE: usize = 3;
 /// Runs the cases against the daemon whose binary is at this path, as the command line says: that
 /// of libtest, and `--list-behaviours`.
 pub fn main(daemon: &'static str) -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|argument| argument == "--list-behaviours") {
-        return list_behaviours();
+    match std::env::args().nth(1).as_deref() {
+        Some("--list-behaviours") => return list_behaviours(),
+        Some(harness::SERVE_UPSTREAM) => return harness::serve_upstream(),
+        Some(_) | None => {}
     }
     let mut arguments = Arguments::from_args();
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -69,11 +72,24 @@ fn trials(case: &'static Case, daemon: &'static str) -> impl Iterator<Item = Tri
     })
 }
 
+/// Held by a case that has to run alone, shared by all others.
+static QUIET: RwLock<()> = RwLock::new(());
+
 /// Runs in a thread of the case's name, so that what it says when it panics can be told apart.
 fn run(case: &'static Case, name: String, world: World) -> Result<(), Failed> {
+    let body = move || {
+        // Nothing is behind the lock that a panic could leave half done.
+        if case.alone {
+            let _alone = QUIET.write().unwrap_or_else(PoisonError::into_inner);
+            (case.body)(&world);
+        } else {
+            let _beside_others = QUIET.read().unwrap_or_else(PoisonError::into_inner);
+            (case.body)(&world);
+        }
+    };
     thread::Builder::new()
         .name(name)
-        .spawn(move || (case.body)(&world))
+        .spawn(body)
         .map_err(|error| Failed::from(format!("no thread for the case: {error}")))?
         .join()
         .map_err(|panic| Failed::from(panic_text(&*panic)))

@@ -320,21 +320,47 @@ impl Daemon {
 
     /// The value of one line of `/metrics`, named with its labels; 0 if it is not there.
     pub(crate) fn metric(&self, series: &str) -> f64 {
+        self.metrics_sum(|name| name == series)
+    }
+
+    /// The sum over all labels of a metric.
+    pub(crate) fn metric_sum(&self, metric: &str) -> f64 {
+        self.metrics_sum(|name| name.split('{').next() == Some(metric))
+    }
+
+    fn metrics_sum(&self, counts: impl Fn(&str) -> bool) -> f64 {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
         text.lines()
-            .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
-            .map(|value| value.trim().parse::<f64>().expect("a metric is a number"))
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(name, _)| counts(name))
+            .map(|(_, value)| value.parse::<f64>().expect("a metric is a number"))
             .sum()
     }
 
     /// Memory in use, in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most memory that was ever in use, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running().pid()))
             .expect("the daemon runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
         let number = line.and_then(|line| line.split_whitespace().next());
-        number.and_then(|number| number.parse().ok()).expect("VmRSS is a number")
+        number.and_then(|number| number.parse().ok()).expect("a size is a number")
+    }
+
+    /// Descriptors that are open.
+    pub(crate) fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.running().pid());
+        std::fs::read_dir(folder).expect("the daemon runs").count()
     }
 
     /// What it wrote so far.

@@ -167,6 +167,7 @@ impl Gate {
 /// A server; it stops when dropped.
 pub(crate) struct Upstream {
     addr: SocketAddr,
+    socket: Arc<UdpSocket>,
     state: Arc<State>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -233,7 +234,8 @@ impl Upstream {
         with_tcp: bool,
         script: impl Fn(&Asked) -> A + Send + Sync + 'static,
     ) -> Self {
-        Self::serve(bind_both(ip), with_tcp, script)
+        let (socket, listener) = bind_both(ip);
+        Self::serve(socket, with_tcp.then_some(listener), script)
     }
 
     /// On a port of 127.0.0.1 that the test knows already.
@@ -244,12 +246,21 @@ impl Upstream {
         let addr = (Ipv4Addr::LOCALHOST, port);
         let socket = UdpSocket::bind(addr).expect("the UDP port is free");
         let listener = TcpListener::bind(addr).expect("the TCP port is free");
-        Self::serve((socket, listener), true, script)
+        Self::serve(socket, Some(listener), script)
+    }
+
+    /// On a UDP port of 127.0.0.1 that was free a moment ago, without TCP.
+    pub(crate) fn udp_at_port<A: Into<Answer>>(
+        port: u16,
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).expect("the UDP port is free");
+        Self::serve(socket, None, script)
     }
 
     fn serve<A: Into<Answer>>(
-        (socket, listener): (UdpSocket, TcpListener),
-        with_tcp: bool,
+        socket: UdpSocket,
+        listener: Option<TcpListener>,
         script: impl Fn(&Asked) -> A + Send + Sync + 'static,
     ) -> Self {
         let addr = socket.local_addr().expect("a bound socket has an address");
@@ -261,22 +272,29 @@ impl Upstream {
             stopping: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         });
+        let socket = Arc::new(socket);
         let mut threads = Vec::new();
         threads.push(thread::spawn({
-            let state = Arc::clone(&state);
-            move || serve_udp(&state, &Arc::new(socket))
+            let (state, socket) = (Arc::clone(&state), Arc::clone(&socket));
+            move || serve_udp(&state, &socket)
         }));
-        if with_tcp {
+        if let Some(listener) = listener {
             threads.push(thread::spawn({
                 let state = Arc::clone(&state);
                 move || serve_tcp(&state, &listener)
             }));
         }
-        Self { addr, state, threads }
+        Self { addr, socket, state, threads }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Sends a datagram from the address that is asked, out of turn.
+    pub(crate) fn send_to(&self, octets: &[u8], to: SocketAddr) {
+        // An error is an ICMP message about an earlier one.
+        let _ = self.socket.send_to(octets, to);
     }
 
     /// Everything asked so far.
