@@ -11,6 +11,9 @@ mod flood;
 mod forgeries;
 mod forwarding;
 mod header;
+mod health;
+mod host_names;
+mod letter_case;
 mod local;
 mod malformed;
 mod names;
@@ -18,6 +21,7 @@ mod negative;
 mod process;
 mod routing;
 mod sockets;
+mod special;
 mod spoofing;
 mod stopped;
 mod stream_clients;
@@ -42,9 +46,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         failures::CASES,
         local::CASES,
         routing::CASES,
+        special::CASES,
         failover::CASES,
+        health::CASES,
+        host_names::CASES,
         spoofing::CASES,
         forgeries::CASES,
+        letter_case::CASES,
         stream_clients::CASES,
         stream_limits::CASES,
         stream_upstreams::CASES,

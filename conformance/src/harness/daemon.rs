@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     upstream_count: usize,
     sections: String,
     files: Vec<(&'static str, String)>,
+    variables: Vec<(&'static str, &'static str)>,
     stderr: Stderr,
 }
 
@@ -48,6 +49,7 @@ impl Settings {
             upstream_count: 0,
             sections: String::new(),
             files: Vec::new(),
+            variables: Vec::new(),
             stderr: Stderr::Heard,
         }
     }
@@ -81,11 +83,20 @@ impl Settings {
     }
 
     /// One more upstream at an address where perhaps nobody listens.
-    pub(crate) fn upstream_at(mut self, addr: SocketAddr, keys: &str) -> Self {
+    pub(crate) fn upstream_at(self, addr: SocketAddr, keys: &str) -> Self {
+        self.upstream_called(&addr.to_string(), keys)
+    }
+
+    /// One more upstream at a host and port.
+    pub(crate) fn upstream_called(mut self, addr: &str, keys: &str) -> Self {
         let name = self.upstream_count;
         self.upstream_count += 1;
-        writeln!(self.upstreams, "    {{ name = \"up{name}\", addr = \"{addr}\", {keys} }},")
-            .expect("text takes text");
+        self.upstream_text(&format!("{{ name = \"up{name}\", addr = \"{addr}\", {keys} }}"))
+    }
+
+    /// One more upstream, as Lua text.
+    pub(crate) fn upstream_text(mut self, text: &str) -> Self {
+        writeln!(self.upstreams, "    {text},").expect("text takes text");
         self
     }
 
@@ -98,6 +109,12 @@ impl Settings {
     /// A file next to the configuration.
     pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
         self.files.push((name, content.to_owned()));
+        self
+    }
+
+    /// A variable of the daemon's environment.
+    pub(crate) fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
         self
     }
 
@@ -143,7 +160,9 @@ impl Settings {
         let text = self.text(dns_port, metrics_port);
         let path = folder.path().join("test.lua");
         std::fs::write(&path, &text).expect("the configuration file");
-        Running::new(folder, text, Command::new(world.daemon).arg("-config").arg(path), self.stderr)
+        let mut command = Command::new(world.daemon);
+        command.arg("-config").arg(path).envs(self.variables.iter().copied());
+        Running::new(folder, text, &mut command, self.stderr)
     }
 }
 
@@ -154,7 +173,7 @@ pub(crate) struct Running {
     stderr: Said,
     _unread: Option<ChildStderr>,
     config: String,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A process that has ended.
@@ -186,7 +205,7 @@ impl Running {
             Some(stderr) => Said::listen_to(stderr),
             None => Said::listen_to(io::empty()),
         };
-        Self { child, stdout, stderr, _unread: unread, config, _folder: folder }
+        Self { child, stdout, stderr, _unread: unread, config, folder }
     }
 
     /// The binary with these arguments and variables, and no configuration of a test.
@@ -366,6 +385,12 @@ impl Daemon {
     /// What it wrote so far.
     pub(crate) fn said(&self) -> String {
         self.running.as_ref().expect("it runs until its end is waited for").said()
+    }
+
+    /// Writes a file next to the configuration anew.
+    pub(crate) fn rewrite(&self, name: &str, content: &str) {
+        std::fs::write(self.running().folder.path().join(name), content)
+            .expect("a file of the test");
     }
 
     pub(crate) fn signal(&self, name: &str) {

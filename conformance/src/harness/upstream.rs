@@ -243,7 +243,14 @@ impl Upstream {
         port: u16,
         script: impl Fn(&Asked) -> A + Send + Sync + 'static,
     ) -> Self {
-        let addr = (Ipv4Addr::LOCALHOST, port);
+        Self::at((Ipv4Addr::LOCALHOST, port).into(), script)
+    }
+
+    /// On an address and port that the test knows already.
+    pub(crate) fn at<A: Into<Answer>>(
+        addr: SocketAddr,
+        script: impl Fn(&Asked) -> A + Send + Sync + 'static,
+    ) -> Self {
         let socket = UdpSocket::bind(addr).expect("the UDP port is free");
         let listener = TcpListener::bind(addr).expect("the TCP port is free");
         Self::serve(socket, Some(listener), script)
