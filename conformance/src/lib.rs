@@ -10,9 +10,9 @@
 //! }
 //! ```
 //!
-//! [`case`] says what a case is, [`cases`] holds them by kind of behaviour, [`harness`] is what they
-//! stand on, [`report`] is the table of them in `docs/conformance.md`. `docs/testing.md` says how to
-//! run them.
+//! `case` says what a case is, `cases` holds them by kind of behaviour, `harness` is what they stand
+//! on, `report` is the table of them in `docs/conformance.md`. `docs/testing.md` says how to run
+//! them.
 
 #[macro_use]
 mod case;

@@ -12,7 +12,7 @@ pub(crate) fn summary() -> String {
     let both = cases.iter().filter(|case| case.clients == Clients::Both).count();
     let runs: usize = cases.iter().map(|case| case.clients.runs().len()).sum();
     format!(
-        "{} distinct behaviours, {both} of them shown over both UDP and TCP: {runs} runs per daemon",
+        "{} distinct behaviours, {both} of them over both UDP and TCP: {runs} runs per daemon",
         cases.len()
     )
 }
@@ -24,7 +24,8 @@ pub(crate) fn table() -> String {
     for case in cases::all() {
         for reference in case.references() {
             let (source, section) = parse(reference);
-            let numbers = section.split('.').map(|part| part.parse().unwrap_or(u8::MAX)).collect();
+            // Sections in the order of their numbers; all else in that of its words.
+            let numbers = section.split('.').map_while(|part| part.parse().ok()).collect();
             rows.entry((source, numbers, section)).or_default().push(case);
         }
     }

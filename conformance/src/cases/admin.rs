@@ -5,7 +5,7 @@ use crate::harness::{Daemon, Query, Settings, Upstream};
 
 cases! {
     metrics_keep_their_names, own, "http /metrics",
-        "the names and labels that dashboards of the original rely on";
+        "the names and labels that dashboards of the original rely on are there";
     metrics_are_well_formed, own, "http /metrics",
         "every metric has its help and its type, and appears under them only";
     counters_move, own, "http /metrics",
@@ -13,7 +13,7 @@ cases! {
     queries_are_conserved, both, "http /metrics",
         "each query ends as one reply or one counted drop";
     health_pages_have_their_shape, own, "http /healthz, http /readyz, http /statusz",
-        "shape and types of the health pages; components come sorted by name";
+        "the health pages have their fields; components come sorted by name";
     unknown_pages_are_404, own, "http /",
         "other pages do not exist";
     metrics_hold_no_names, both, "http /metrics",

@@ -11,7 +11,7 @@ use crate::harness::{Daemon, Query, Reply, Settings, Upstream, raw_record, set_c
 cases! {
     opt_only_if_asked, both, "RFC 6891 6.1.1",
         "OPT in the reply if and only if the query had one";
-    opt_names_our_size_and_version, both, "RFC 6891 6.2.3",
+    opt_names_our_size_and_version, both, "RFC 6891 6.2.4",
         "our OPT has version 0 and names the size that we take";
     do_is_copied, both, "RFC 3225 3",
         "DO is copied into the reply, and asked of the upstream";
@@ -41,7 +41,7 @@ cases! {
         "who has no cookies to give ignores a client's, well-formed or not";
     padding_is_not_answered, both, "RFC 7830 6",
         "nothing is padded on transports that hide nothing";
-    client_subnet_is_not_echoed, both, "RFC 7871 7.2.1",
+    client_subnet_is_not_echoed, both, "RFC 7871 7.2.2",
         "an answer that depends on no subnet names none";
     keepalive_is_ignored_in_datagrams, udp, "RFC 7828 3.3.1",
         "edns-tcp-keepalive in a datagram is ignored";

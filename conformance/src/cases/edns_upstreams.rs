@@ -10,19 +10,19 @@ use crate::harness::{Answer, Asked, Query, Settings, Upstream, raw_record, wire}
 cases! {
     upstream_query_is_our_own, both, "RFC 6891 6.1.1, RFC 6840 5.7",
         "what goes upstream is our own: RD and AD set, our OPT with our size, an own id";
-    upstream_opt_stays_here, both, "RFC 6891 6.1.1",
+    upstream_opt_stays_here, both, "RFC 6891 6.2.1",
         "the upstream's OPT is for us: neither passed on nor replayed from the cache";
-    old_servers_are_asked_without_opt, both, "RFC 6891 7",
+    old_servers_are_asked_without_opt, both, "RFC 6891 6.2.2",
         "a server that knows no EDNS is asked again without it; our client still gets it";
     opt_need_not_be_answered_with_opt, both, "RFC 6891 6.1.1",
         "an upstream that leaves OPT out of its reply is understood; our client gets ours";
-    old_servers_may_leave_out_the_question, both, "RFC 6891 7",
+    old_servers_may_leave_out_the_question, both, "RFC 6891 6.2.2",
         "FORMERR of nothing but a header is the same news as one with the question";
-    badvers_of_an_upstream_leads_to_plain, both, "RFC 6891 6.1.3",
+    badvers_of_an_upstream_leads_to_plain, both, "RFC 6891 6.2.2",
         "an upstream that says BADVERS to version 0 is asked without OPT";
-    each_server_is_asked_with_opt_first, both, "RFC 6891 7",
+    each_server_is_asked_with_opt_first, both, "RFC 6891 6.2.2",
         "what was learnt of one upstream's age is not held against the next one";
-    own_size_is_offered, both, "RFC 9715 3, config listen.udp_size",
+    own_size_is_offered, both, "RFC 9715 3.2, config listen.udp_size",
         "upstreams are offered the configured size, whatever our client offers";
     two_opts_are_no_answer, both, "RFC 6891 6.1.1",
         "a reply with two OPTs is as good as none";

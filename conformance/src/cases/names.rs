@@ -29,9 +29,9 @@ cases! {
         "what is kept for class IN is not given for another";
     records_keep_their_order, both, "RFC 2181 5",
         "records come in the upstream's order, fresh and from the cache";
-    empty_data_is_data, both, "RFC 3597 5",
+    empty_data_is_data, both, "RFC 3597 3",
         "a record without any data comes through";
-    unknown_types_are_kept, both, "RFC 3597 8",
+    unknown_types_are_kept, both, "RFC 3597 3",
         "a type without a name is kept by its TTL like any other";
 }
 

@@ -11,7 +11,7 @@ use crate::harness::{
 
 cases! {
     version, own, "cli --version",
-        "the program's name and its version";
+        "the daemon says its name and its version";
     signals_end_it, own, "cli signals",
         "SIGTERM and SIGINT end an idle daemon with code 0";
     drain_answers_what_is_in_flight, own, "cli signals",
@@ -31,7 +31,7 @@ cases! {
     missing_capabilities_are_refused, own, "cli errors",
         "what this build cannot do is refused, not ignored";
     at_least_one_upstream, own, "config upstreams",
-        "no upstream, no forwarding";
+        "a configuration without upstreams is an error";
     missing_file, own, "cli -config",
         "a file that is not there is one clear line";
     embedded_default_starts, own, "cli -config",

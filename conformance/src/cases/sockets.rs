@@ -9,11 +9,11 @@ cases! {
     reply_comes_from_the_address_asked, udp, "RFC 2181 4.1",
         "a reply leaves from the address that was asked, on a listener of all addresses too";
     port_alone_means_both_families, both, "config listen.dns",
-        "`:port` is all addresses of both families";
+        "`:port` answers on all addresses of both families";
     listens_on_ipv6_loopback, both, "config listen.dns",
-        "one IPv6 address";
+        "a listener on one IPv6 address answers";
     listens_on_a_list, both, "config listen.dns",
-        "a list of addresses";
+        "each address of a list answers";
     every_worker_answers, both, "config listen.reuse_port",
         "every client is answered, whichever worker it meets, on every kind of socket sharing";
 }

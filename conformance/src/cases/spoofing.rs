@@ -22,7 +22,7 @@ cases! {
     other_sources_are_ignored, both, "RFC 5452 9.1",
         "a reply from another port is ignored, with everything else right";
     ports_and_ids_are_spread, both, "RFC 5452 9.2",
-        "many ports, and ids that cannot be counted on";
+        "queries leave from many ports, with ids that cannot be guessed from earlier ones";
     wrong_replies_on_a_stream_are_ignored, both, "RFC 5452 9.1",
         "a reply to a TCP query is checked as well";
     replies_without_a_question_are_ignored, both, "RFC 5452 9.1",

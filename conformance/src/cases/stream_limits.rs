@@ -25,10 +25,11 @@ cases! {
         "while the daemon has stopped reading, a message that it has read in part is not late";
     patient_readers_get_everything, tcp, "RFC 7766 6.2.4",
         "a slow reader that does read gets everything";
-    connections_of_a_client_are_bounded, tcp, "RFC 7766 6.2.2, config listen.max_connections_per_client",
+    connections_of_a_client_are_bounded, tcp,
+        "RFC 7766 6.2.2, config listen.max_connections_per_client",
         "the connection too many is closed; a place that is given up can be taken again";
     connections_are_bounded, tcp, "config listen.max_connections",
-        "the same for the connections of all clients together";
+        "connections of all clients together are bounded, too";
     udp_does_not_suffer, own, "config listen.max_connections",
         "UDP goes on while TCP is full";
 }

@@ -18,11 +18,11 @@ cases! {
     interrupted_queries_are_retried, both, "RFC 7766 6.2.4",
         "what was in flight when a connection broke is asked again";
     all_interrupted_queries_are_retried, both, "RFC 7766 6.2.4",
-        "the same for many at once, of which the upstream answered half before it closed";
+        "of many in flight, those that the upstream left unanswered at its close are asked again";
     silent_connections_lead_on, both, "robustness failover",
         "an upstream that accepts and never says a word fails over like any silent one";
     garbage_on_a_connection_leads_on, both, "robustness replies",
-        "frames that are no messages: the second upstream answers";
+        "frames that are no messages are no answers: the second upstream is asked";
     upstream_that_returns_is_used, both, "robustness failover",
         "a TCP server that comes back is used again";
 }

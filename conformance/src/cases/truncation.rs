@@ -10,10 +10,10 @@ use crate::harness::{
 
 cases! {
     truncates_to_512_without_edns, udp, "RFC 1035 4.2.1",
-        "512 octets for who says nothing else, and whole by TCP";
+        "who says nothing of sizes gets 512 octets at most, and all by TCP";
     truncates_to_the_size_offered, udp, "RFC 6891 6.2.3",
-        "the size that the client offers, and no more";
-    truncates_to_our_own_size, udp, "RFC 9715 3, config listen.udp_size",
+        "an answer is as large as the client offers to take, and no larger";
+    truncates_to_our_own_size, udp, "RFC 9715 3.1, config listen.udp_size",
         "our own bound holds however much the client offers";
     truncated_replies_decode_at_every_size, udp, "RFC 6891 7",
         "a truncated reply still carries OPT and still decodes, at every size";
@@ -24,7 +24,7 @@ cases! {
     waiters_get_what_they_can_take, own, "RFC 6891 6.2.3",
         "clients who wait for the same answer each get it as they can take it";
     largest_answer_comes_through_tcp, tcp, "RFC 1035 4.2.2",
-        "the largest answer that a stream can carry";
+        "the largest answer that a stream can carry comes through whole";
     truncated_answers_are_not_cached, both, "RFC 2181 9",
         "what is truncated is not kept";
     additional_records_go_first, udp, "RFC 2181 9",

@@ -240,6 +240,31 @@ impl Running {
         Ended { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 
+    /// Who listens on the TCP port, as the kernel sees it: cases run side by side, and a port that
+    /// was free a moment ago may be another daemon's by now.
+    fn listener_of(&self, port: u16) -> Listener {
+        const LISTEN: &str = "0A";
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+        let port = format!(":{port:04X}");
+        let listeners = table.lines().filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [_, local, _, LISTEN, _, _, _, _, _, inode, ..] = fields.as_slice() else {
+                return None;
+            };
+            local.ends_with(&port).then(|| format!("socket:[{inode}]"))
+        });
+        let listeners: Vec<_> = listeners.collect();
+        if listeners.is_empty() {
+            return Listener::Nobody;
+        }
+        let folder = format!("/proc/{}/fd", self.pid());
+        let descriptors = std::fs::read_dir(folder).into_iter().flatten();
+        let ours = descriptors
+            .filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok())
+            .any(|target| listeners.iter().any(|socket| target.as_os_str() == socket.as_str()));
+        if ours { Listener::Ours } else { Listener::Somebody }
+    }
+
     fn wait_until_ready(
         mut self,
         world: &World,
@@ -247,19 +272,48 @@ impl Running {
         metrics_port: u16,
     ) -> Option<Daemon> {
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, metrics_port));
-        let ready = until("the daemon is ready", || {
+        let start = until("the daemon is ready", || {
             if self.ended().is_some() {
-                return Some(false);
+                return Some(Start::Ended);
             }
-            matches!(http_get(metrics, "/readyz"), Ok((200, _))).then_some(true)
+            match self.listener_of(metrics_port) {
+                Listener::Nobody => None,
+                Listener::Somebody => Some(Start::PortTaken),
+                Listener::Ours => {
+                    matches!(http_get(metrics, "/readyz"), Ok((200, _))).then_some(Start::Ready)
+                }
+            }
         });
-        if ready {
-            return Some(Daemon { running: Some(self), port: dns_port, metrics, world: *world });
+        match start {
+            Start::Ready => {
+                Some(Daemon { running: Some(self), port: dns_port, metrics, world: *world })
+            }
+            Start::PortTaken => None,
+            Start::Ended => {
+                let said = self.stderr.rest();
+                assert!(
+                    said.contains("in use"),
+                    "the daemon did not start:\n{said}\n{}",
+                    self.config
+                );
+                None
+            }
         }
-        let said = self.stderr.rest();
-        assert!(said.contains("in use"), "the daemon did not start:\n{said}\n{}", self.config);
-        None
     }
+}
+
+/// What became of a start.
+enum Start {
+    Ready,
+    PortTaken,
+    Ended,
+}
+
+/// Who listens on a port.
+enum Listener {
+    Nobody,
+    Ours,
+    Somebody,
 }
 
 impl Drop for Running {
