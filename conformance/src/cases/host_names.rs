@@ -1,6 +1,6 @@
 //! Upstreams that are known by a host name, and name servers that the system has.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
@@ -70,8 +70,9 @@ fn a_host_name_is_looked_up(world: &World) {
 }
 
 fn ipv6_is_tried_first(world: &World) {
-    let six = Upstream::on(Ipv6Addr::LOCALHOST.into(), true, |a| a.address(60, "192.0.2.6"));
-    let port = six.addr().port();
+    let port = free_port();
+    let six =
+        Upstream::at((Ipv6Addr::LOCALHOST, port).into(), |asked| asked.address(60, "192.0.2.6"));
     let four = Upstream::at_port(port, |asked| asked.address(60, "192.0.2.4"));
     let server = bootstrap(&["::1"], &["127.0.0.1"], 300);
     let daemon = named(world, &server, port);
@@ -132,10 +133,9 @@ fn an_unknown_host_leaves_the_next_upstream(world: &World) {
 }
 
 fn a_host_moves_with_its_address(world: &World) {
-    let first = Upstream::answering("192.0.2.1");
-    let port = first.addr().port();
-    let moved: IpAddr = Ipv4Addr::new(127, 0, 0, 2).into();
-    let second = Upstream::at(SocketAddr::new(moved, port), |asked| asked.address(60, "192.0.2.2"));
+    let (port, moved) = (free_port(), Ipv4Addr::new(127, 0, 0, 2));
+    let _first = Upstream::at_port(port, |asked| asked.address(60, "192.0.2.1"));
+    let second = Upstream::at((moved, port).into(), |asked| asked.address(60, "192.0.2.2"));
     // Each kind is asked for once per round; TTLs below five seconds count as five.
     let server = Upstream::start(|asked| {
         let ip = if asked.sequence < 2 { "127.0.0.1" } else { "127.0.0.2" };
@@ -152,10 +152,9 @@ fn a_host_moves_with_its_address(world: &World) {
 
 fn the_system_s_name_servers_are_followed(world: &World) {
     let [first, second] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
-    let one = Upstream::on(first.into(), true, |asked| asked.address(60, "192.0.2.1"));
-    let port = one.addr().port();
-    let _other =
-        Upstream::at(SocketAddr::new(second.into(), port), |asked| asked.address(60, "192.0.2.2"));
+    let port = free_port();
+    let _one = Upstream::at((first, port).into(), |asked| asked.address(60, "192.0.2.1"));
+    let _other = Upstream::at((second, port).into(), |asked| asked.address(60, "192.0.2.2"));
     // The system's name servers are all on port 53, which a test cannot have.
     let upstream =
         format!(r#"{{ name = "system", addr = (system_resolvers()[1]:gsub(":53$", ":{port}")) }}"#);
