@@ -26,10 +26,11 @@ async fn serve(listener: TcpListener, view: MakeView) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let served = admin::serve(TokioIo::new(stream), view.clone());
-                spawn_local(async move {
+                let bounded = async move {
                     let _late = timeout(CONNECTION_TIMEOUT, served).await;
                     drop(place);
-                });
+                };
+                spawn_local(bounded);
             }
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use balancedns_runtime::datagrams::Round;
 use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFd;
 use tokio::task::yield_now;
 
 use crate::worker::Worker;
@@ -26,20 +26,22 @@ impl Readable {
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         AsyncFd::with_interest(descriptor, Interest::READABLE).map(Self)
     }
+}
 
-    /// Waits until a socket is ready.
-    pub(crate) async fn ready(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
-        self.0.readable().await
+/// Reads datagrams as they come. Ends with why it cannot go on.
+pub(crate) async fn serve(worker: Rc<Worker>, readable: Readable) -> io::Error {
+    loop {
+        if let Err(error) = read(&worker, &readable).await {
+            return error;
+        }
     }
 }
 
-/// Reads what is there. What is left is still ready afterwards.
-pub(crate) async fn read(
-    worker: &Rc<Worker>,
-    mut ready: AsyncFdReadyGuard<'_, OwnedFd>,
-) -> io::Result<()> {
+async fn read(worker: &Rc<Worker>, readable: &Readable) -> io::Result<()> {
+    let mut ready = readable.0.readable().await?;
     match worker.read_datagrams()? {
         Round::Drained => ready.clear_ready(),
+        // What is left is still ready afterwards.
         Round::More => yield_now().await,
     }
     Ok(())

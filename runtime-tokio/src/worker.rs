@@ -44,7 +44,7 @@ pub(crate) fn run(setup: Setup, inbox: Inbox, started: &dyn Fn()) -> WorkerEnd {
     LocalSet::new().block_on(&runtime, async {
         let (worker, readable) = start(setup).map_err(failed)?;
         started();
-        serve(&worker, &readable, inbox).await
+        serve(worker, readable, inbox).await
     })
 }
 
@@ -60,7 +60,8 @@ fn start(setup: Setup) -> io::Result<(Rc<Worker>, Readable)> {
 }
 
 /// The main loop: commands, deadlines, datagrams. Streams have tasks of their own.
-async fn serve(worker: &Rc<Worker>, readable: &Readable, mut inbox: Inbox) -> WorkerEnd {
+async fn serve(worker: Rc<Worker>, readable: Readable, mut inbox: Inbox) -> WorkerEnd {
+    let mut datagrams = pin!(datagram::serve(Rc::clone(&worker), readable));
     let mut timer = pin!(sleep(Duration::ZERO));
     loop {
         if let Some(end) = worker.end() {
@@ -77,10 +78,7 @@ async fn serve(worker: &Rc<Worker>, readable: &Readable, mut inbox: Inbox) -> Wo
             command = inbox.next() => worker.handle_command(command),
             () = worker.woken() => {}
             () = &mut timer, if worker.is_armed() => worker.handle_timeout(),
-            ready = readable.ready() => {
-                let read = async { datagram::read(worker, ready?).await };
-                read.await.map_err(|error| format!("cannot wait for datagrams: {error}"))?;
-            }
+            error = &mut datagrams => return Err(format!("cannot wait for datagrams: {error}")),
         }
     }
 }
@@ -174,7 +172,7 @@ mod tests {
         let end = LocalSet::new().block_on(&runtime.expect("builds"), async {
             let (worker, readable) = start(setup).expect("starts");
             worker.spawn(async { panic!("a defect") });
-            let served = serve(&worker, &readable, Inbox::new(received));
+            let served = serve(worker, readable, Inbox::new(received));
             timeout(Duration::from_secs(5), served).await
         });
         let error = end.expect("does not go on").expect_err("is a failure");
