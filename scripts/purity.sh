@@ -43,9 +43,11 @@ libc_users_below() {
     grep -vxE "$libc_users" <<<"$users" || true
 }
 
-if [ -z "$(forbidden_below balancedns)" ]; then
-    fail "the check of dependencies finds nothing in the daemon, which has sockets"
-fi
+for daemon in balancedns balancedns-smol; do
+    if [ -z "$(forbidden_below $daemon)" ]; then
+        fail "the check of dependencies finds nothing in $daemon, which has sockets"
+    fi
+done
 found=$(forbidden_below $core)
 count=$(packages_below $core | wc -l)
 if [ -n "$found" ]; then
@@ -54,9 +56,11 @@ else
     pass "none of $count packages of $core is ${forbidden_crates//|/, }"
 fi
 
-if [ -z "$(libc_users_below balancedns)" ]; then
-    fail "the check of libc's users finds nothing in the daemon, which has them"
-fi
+for daemon in balancedns balancedns-smol; do
+    if [ -z "$(libc_users_below $daemon)" ]; then
+        fail "the check of libc's users finds nothing in $daemon, which has them"
+    fi
+done
 found=$(libc_users_below $core)
 if [ -n "$found" ]; then
     fail "libc is used in $core by: $(tr '\n' ' ' <<<"$found")"
