@@ -52,9 +52,9 @@ fn zone_of(reply: &Reply) -> String {
 }
 
 fn pointer_of(reply: &Reply) -> Option<String> {
-    reply.message.answers.iter().find_map(|record| match &record.data {
-        RData::PTR(name) => Some(name.0.to_ascii()),
-        _ => None,
+    reply.message.answers.iter().find_map(|record| {
+        let RData::PTR(name) = &record.data else { return None };
+        Some(name.0.to_ascii())
     })
 }
 
@@ -212,12 +212,8 @@ fn any_is_minimal(world: &World) {
     let daemon = forwarding(world, &upstream);
     let reply = daemon.ask(&Query::new("www.example.org", RecordType::ANY));
     assert_eq!((reply.rcode(), reply.message.answers.len()), (0, 1));
-    match &reply.message.answers[0].data {
-        RData::HINFO(hinfo) => {
-            assert_eq!((&hinfo.cpu[..], &hinfo.os[..]), (&b"RFC8482"[..], &b""[..]))
-        }
-        other => panic!("not {other:?}"),
-    }
+    let RData::HINFO(hinfo) = &reply.message.answers[0].data else { panic!("{reply:?}") };
+    assert_eq!((&hinfo.cpu[..], &hinfo.os[..]), (&b"RFC8482"[..], &b""[..]));
     assert_eq!(upstream.count(), 0);
 }
 

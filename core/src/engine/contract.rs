@@ -1,6 +1,7 @@
 //! The words in which the engine and an adapter talk: inputs' parameters and every [`Action`].
 //!
-//! `Action` is exhaustive on purpose: a new variant breaks each adapter at compile time.
+//! `Action` is exhaustive on purpose: a new variant breaks whoever carries actions out at compile
+//! time.
 
 use std::net::{IpAddr, SocketAddr};
 
