@@ -21,6 +21,8 @@ cases! {
 
 /// Names of the flood, each asked for once.
 const NAMES: u32 = 200_000;
+/// Names that are twice what can be asked for at once: all of the fetches fail, and then some.
+const SOME_NAMES: u32 = 2 * 16_384;
 /// Queries of the flood on their way at once, as far as they are answered at all.
 const WINDOW: usize = 128;
 /// Queries after which one of the kept names is asked for.
@@ -46,7 +48,7 @@ const EVER: Duration = Duration::from_millis(1_500);
 
 fn a_flood_at_a_silent_upstream_is_survived(world: &World) {
     // Bound, and never read: the kernel takes what fits and drops the rest without a word.
-    let daemon = assert_survived(world, ROOMY, |_| {});
+    let daemon = assert_survived(world, NAMES, ROOMY, |_| {});
     let shed = daemon.metric_sum("balancedns_limit_reached_total")
         + daemon.metric("balancedns_upstream_failures_total{reason=\"limit\"}");
     assert!(shed >= 1_000.0, "{shed} were shed");
@@ -54,18 +56,23 @@ fn a_flood_at_a_silent_upstream_is_survived(world: &World) {
 
 fn a_flood_at_a_closed_upstream_is_survived(world: &World) {
     // A connected socket keeps its port, and everybody but its peer is told that nobody is there.
-    assert_survived(world, ROOMY, |socket| {
+    assert_survived(world, NAMES, ROOMY, |socket| {
         socket.connect("127.0.0.1:9").expect("connecting a datagram socket needs nobody");
     });
 }
 
 /// When 16,384 fetches end at once without an answer, that many failures are kept.
 fn failures_push_out_no_answers(world: &World) {
-    assert_survived(world, 10_000, |_| {});
+    assert_survived(world, SOME_NAMES, 10_000, |_| {});
 }
 
 /// Fills the cache, has the upstream die, floods, has it return.
-fn assert_survived(world: &World, capacity: u32, die: impl FnOnce(&UdpSocket)) -> Daemon {
+fn assert_survived(
+    world: &World,
+    names: u32,
+    capacity: u32,
+    die: impl FnOnce(&UdpSocket),
+) -> Daemon {
     let upstream = Upstream::udp_only(|asked| asked.address(3_600, "192.0.2.1"));
     let port = upstream.addr().port();
     let bytes = CACHE_KIB * 1_024;
@@ -81,7 +88,7 @@ fn assert_survived(world: &World, capacity: u32, die: impl FnOnce(&UdpSocket)) -
     let dead = UdpSocket::bind(("127.0.0.1", port)).expect("the port was the upstream's");
     die(&dead);
 
-    let (took, descriptors) = flood(&daemon, &client);
+    let (took, descriptors) = flood(&daemon, &client, names);
     let slow = took.iter().filter(|took| **took > USUALLY).count();
     assert!(slow * 2 <= took.len(), "{slow} of {} took more than {USUALLY:?}", took.len());
     let grown = daemon.memory_peak_kib().saturating_sub(before);
@@ -114,7 +121,7 @@ fn kept(number: u32) -> Query {
 
 /// Asks for all names as fast as they are answered, and for the kept ones in between. Gives what
 /// these took, and the most descriptors that were open.
-fn flood(daemon: &Daemon, client: &UdpClient) -> (Vec<Duration>, usize) {
+fn flood(daemon: &Daemon, client: &UdpClient, names: u32) -> (Vec<Duration>, usize) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port for the flood");
     socket.connect(daemon.addr()).expect("connecting a datagram socket needs nobody");
     // Who is not answered by then waits for the upstream, and is not waited for.
@@ -123,7 +130,7 @@ fn flood(daemon: &Daemon, client: &UdpClient) -> (Vec<Duration>, usize) {
     let mut buffer = [0; 1_232];
     // The digits stand behind the header, the label's length and its first letter.
     let mut query = Query::a("n000000.flood.example.org").encode();
-    for number in 0..NAMES {
+    for number in 0..names {
         query[14..20].copy_from_slice(format!("{number:06}").as_bytes());
         socket.send(&query).expect("loopback takes a datagram");
         outstanding += 1;

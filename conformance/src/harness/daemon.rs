@@ -1,6 +1,7 @@
 //! The daemon itself: started from the binary that cargo built, with a configuration file in a
 //! folder of its own, waited for until it is ready, killed by its id when the test is over.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -441,6 +442,11 @@ impl Daemon {
         self.running.as_ref().expect("it runs until its end is waited for").said()
     }
 
+    /// Waits until this is in its log, which is written by a thread of its own.
+    pub(crate) fn wait_to_say(&self, what: &str) {
+        until(what, || self.said().contains(what).then_some(()));
+    }
+
     /// Writes a file next to the configuration anew.
     pub(crate) fn rewrite(&self, name: &str, content: &str) {
         std::fs::write(self.running().folder.path().join(name), content)
@@ -470,12 +476,15 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// A port of loopback that is free for UDP and TCP at this moment.
+/// A port of loopback that is free for UDP and TCP at this moment, and is given to nobody else in
+/// this process.
 pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     for _ in 0..100 {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a TCP port");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        if UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        if is_new && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return port;
         }
     }
