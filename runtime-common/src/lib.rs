@@ -9,6 +9,7 @@ pub mod admin;
 pub mod bell;
 pub mod cli;
 pub mod clock;
+mod configuration;
 pub mod conn;
 pub mod control;
 pub mod datagrams;

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use balancedns_core::config::{Host as _, Snapshot, Source};
 use balancedns_core::time::{Duration, Instant};
 
+use crate::configuration::{evaluate, log_warning};
 use crate::host::Machine;
-use crate::startup;
 
 /// Time between two looks at the list.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -74,9 +74,9 @@ impl ResolverWatch {
             "the name servers of the system are now: {}",
             if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
         );
-        match startup::evaluate(&self.source, &self.machine) {
+        match evaluate(&self.source, &self.machine) {
             Ok(loaded) => {
-                loaded.warnings.iter().for_each(startup::log_warning);
+                loaded.warnings.iter().for_each(log_warning);
                 let mut snapshot = loaded.snapshot;
                 snapshot.generation = current.generation + 1;
                 snapshot.listen = current.listen.clone();
@@ -132,7 +132,7 @@ mod tests {
             upstreams = { { name = 'u', addr = '192.0.2.1:53' } } }";
         let mut watch = watching(text);
         let machine = Machine::new(Clock::start());
-        let current = startup::evaluate(&source(text), &machine).expect("valid").snapshot;
+        let current = evaluate(&source(text), &machine).expect("valid").snapshot;
         let due = watch.next_look();
         // What this machine has is another list than the one that is known here.
         assert!(watch.look(Instant::ZERO, &current).is_none());
@@ -148,7 +148,7 @@ mod tests {
         let mut watch = watching("error('not any more')");
         let text = "return { upstreams = { { name = 'u', addr = '192.0.2.1:53' } } }";
         let machine = Machine::new(Clock::start());
-        let current = startup::evaluate(&source(text), &machine).expect("valid").snapshot;
+        let current = evaluate(&source(text), &machine).expect("valid").snapshot;
         assert!(watch.look(watch.next_look(), &current).is_none());
         assert!(watch.look(watch.next_look(), &current).is_none());
     }

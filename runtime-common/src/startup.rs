@@ -2,20 +2,20 @@
 //! shared state, bound sockets, the plan of what is supervised, and a word to the operator.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use balancedns_core::admin::View;
-use balancedns_core::config::{self, Loaded, Snapshot, Source, Warning};
+use balancedns_core::config::{Loaded, Snapshot};
 use balancedns_core::engine::{Shared, Transport};
 use balancedns_core::exposition::Readings;
 use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
 
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
-use crate::host::{self, Machine};
+use crate::configuration::{evaluate, log_warning, source};
+use crate::host::Machine;
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
 use crate::resolvers::ResolverWatch;
@@ -136,38 +136,6 @@ pub fn view(clock: Clock, shared: &Shared, supervisor: &Supervisor) -> View {
     }
 }
 
-/// Runs and validates a configuration.
-///
-/// # Errors
-/// Everything that is wrong with it, a line each.
-pub fn evaluate(source: &Source, machine: &Machine) -> Result<Loaded, Vec<String>> {
-    config::load(source, machine).map_err(|errors| errors.iter().map(ToString::to_string).collect())
-}
-
-/// Tells the operator what a configuration says in vain.
-pub(crate) fn log_warning(warning: &Warning) {
-    tracing::warn!(event = "config", "{warning}");
-}
-
-/// The text of a configuration file, or of the built-in one.
-fn source(path: Option<&Path>) -> Result<Source, String> {
-    let Some(path) = path else {
-        return Ok(Source {
-            name: config::DEFAULT_NAME.to_owned(),
-            folder: String::new(),
-            text: config::DEFAULT.to_owned(),
-        });
-    };
-    let name = path.display().to_string();
-    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("lua")) {
-        return Err(format!("{name}: not a .lua file"));
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{name}: {}", host::explained(&error)))?;
-    let folder = path.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
-    Ok(Source { name, folder, text })
-}
-
 /// Where it is listened and what is asked, as one line for the log.
 #[must_use]
 pub fn summary(snapshot: &Snapshot, bound: &[(Transport, SocketAddr)], workers: usize) -> String {
@@ -216,21 +184,5 @@ mod tests {
             assert_eq!(command(transport, addr).as_deref(), Some(expected));
         }
         assert_eq!(command(Transport::Doh, "127.0.0.1:443"), None);
-    }
-
-    #[test]
-    fn a_file_of_another_kind_or_none_is_a_line_for_the_operator() {
-        let error = |path: &str| source(Some(Path::new(path))).expect_err("unusable");
-        assert_eq!(error("/nonexistent/a.lua"), "/nonexistent/a.lua: no such file");
-        assert_eq!(error("/nonexistent/a.toml"), "/nonexistent/a.toml: not a .lua file");
-        assert_eq!(error("/nonexistent/a.LUA"), "/nonexistent/a.LUA: no such file");
-    }
-
-    #[test]
-    fn the_built_in_configuration_is_valid() {
-        let built_in = source(None).expect("built in");
-        let loaded = evaluate(&built_in, &Machine::new(Clock::start())).expect("valid");
-        assert!(!loaded.snapshot.upstreams.is_empty());
-        assert!(loaded.uses_system_resolvers);
     }
 }

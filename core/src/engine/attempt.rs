@@ -3,7 +3,7 @@
 //! A candidate that refuses, breaks or answers an rcode of `failover_on` is not asked again for
 //! this question; one that was silent is asked again after the others, as long as time is left.
 
-use super::fetch::{Attempt, AttemptVia, Candidate};
+use super::fetch::{Attempt, AttemptVia, Candidate, Carrier};
 use super::{Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::Via;
 use crate::config::UpstreamProtocol;
@@ -29,13 +29,6 @@ pub(super) enum Failure {
     Busy,
     /// Its host name has no address.
     NoAddress,
-}
-
-/// What carries a query and its reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carrier {
-    Datagram,
-    Stream,
 }
 
 impl Engine {

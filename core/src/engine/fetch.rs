@@ -4,7 +4,6 @@
 //! case, size and transport, or its client has gone and that is counted. Fetches of our own have no
 //! waiters: they look whether an endpoint is back, or look up an upstream's address.
 
-use super::attempt::Carrier;
 use super::question::{Client, Forward};
 use super::{Due, Engine, FetchHandle, Out, ReplyTo};
 use crate::cache::{Cacheable, Key, Packed, pack};
@@ -109,6 +108,13 @@ impl Attempt {
             case: None,
         }
     }
+}
+
+/// What carries a query and its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Datagram,
+    Stream,
 }
 
 /// What carries an attempt.

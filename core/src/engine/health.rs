@@ -3,8 +3,8 @@
 //! The rules are those of `upstream::health`; here is which events count. An endpoint that is down
 //! is not asked by a client's question while another one can be; a copy of such a question is.
 
-use super::attempt::{Carrier, Failure};
-use super::fetch::{Asked, Candidate, Purpose};
+use super::attempt::Failure;
+use super::fetch::{Asked, Candidate, Carrier, Purpose};
 use super::{Engine, Event, IoFailure, Out};
 use crate::config::UpstreamProtocol;
 use crate::metrics::Counter;

@@ -1,7 +1,7 @@
 //! UDP sockets towards upstreams: taking one for a query, replies, failures, retirement.
 
-use super::attempt::{Carrier, Failure};
-use super::fetch::{AttemptVia, Candidate};
+use super::attempt::Failure;
+use super::fetch::{AttemptVia, Candidate, Carrier};
 use super::{Action, Due, Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::ReceiveBatch;
 use crate::handle::SocketHandle;

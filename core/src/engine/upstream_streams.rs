@@ -1,7 +1,7 @@
 //! Stream connections to upstreams: kept, pipelined, replaced when they break.
 
-use super::attempt::{Carrier, Failure};
-use super::fetch::AttemptVia;
+use super::attempt::Failure;
+use super::fetch::{AttemptVia, Carrier};
 use super::{Action, CloseMode, Closed, Conn, Due, Engine, FetchHandle, IoFailure, Out, Security};
 use crate::conn::{Stage, UpstreamConn, append_message, split_message};
 use crate::handle::ConnHandle;
