@@ -23,6 +23,8 @@ cases! {
         "special names match by whole labels from the right";
     a_zone_routes_special_names, both, "config upstreams.zones",
         "a zone of an upstream takes its names out of the special ones";
+    names_above_routed_zones_exist, both, "RFC 8020 2",
+        "NXDOMAIN would deny what is below: a special name above a routed zone is NODATA";
     special_names_can_be_switched_off, both, "config routing.special_names",
         "switched off, they are names like any other";
     special_names_need_no_recursion, both, "RFC 6761 6.3, RFC 8482 4.2",
@@ -174,6 +176,18 @@ fn a_zone_routes_special_names(world: &World) {
         assert_eq!(daemon.ask(&Query::a(name)).rcode(), 3, "{name}");
     }
     assert_eq!(upstream.count(), 5);
+}
+
+fn names_above_routed_zones_exist(world: &World) {
+    let upstream = Upstream::answering("192.0.2.1");
+    let zones = r#"zones = { "a.corp.internal" }"#;
+    let daemon = Settings::new().upstream(&upstream, zones).start(world);
+    for name in ["internal", "corp.internal"] {
+        let reply = daemon.ask(&Query::a(name));
+        assert_eq!((reply.rcode(), zone_of(&reply).as_str()), (0, "internal."), "{name}");
+    }
+    assert_eq!(daemon.ask(&Query::a("b.corp.internal")).rcode(), 3);
+    assert_eq!(daemon.ask(&Query::a("a.corp.internal")).address(), "192.0.2.1");
 }
 
 fn special_names_can_be_switched_off(world: &World) {

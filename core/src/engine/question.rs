@@ -229,7 +229,10 @@ impl Desk<'_> {
             return None;
         }
         self.counters.count(Counter::SpecialAnswers);
-        let rcode = name.rcode();
+        // Above a zone that is routed there is a name without records, not none: NXDOMAIN would deny
+        // all that is below it (RFC 8020 section 2).
+        let is_above_a_zone = self.snapshot.routes.is_above_a_zone(key.name());
+        let rcode = if is_above_a_zone { Rcode::NOERROR } else { name.rcode() };
         let records = name.records(record_type);
         let soa = name.soa();
         let authority = if records.is_empty() { &[soa][..] } else { &[] };

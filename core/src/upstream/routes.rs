@@ -16,6 +16,8 @@ pub struct Routes {
     /// For each zone, in wire form, the candidates for a name that this zone is the longest match
     /// of: one list per zone, its own first.
     candidates: Map<Box<[u8]>, Lists>,
+    /// The names above zones, the root left out.
+    above: Map<Box<[u8]>, ()>,
     /// The distinct zones in their own order, for display.
     zones: Vec<Name>,
 }
@@ -44,7 +46,13 @@ impl Routes {
             .iter()
             .map(|zone| (zone.as_wire().into(), candidates_of(zone, &by_wire)))
             .collect();
-        Self { candidates, zones }
+        let above = zones
+            .iter()
+            .flat_map(|zone| suffixes(zone.as_wire()).skip(1))
+            .filter(|name| name.len() > 1)
+            .map(|name| (name.into(), ()))
+            .collect();
+        Self { candidates, above, zones }
     }
 
     /// The upstreams to ask for a lower-cased wire name, in order: a list of those of the longest
@@ -60,6 +68,12 @@ impl Routes {
     pub fn is_routed(&self, lower_name: &[u8]) -> bool {
         let mut below_root = suffixes(lower_name).filter(|suffix| suffix.len() > 1);
         below_root.any(|suffix| self.candidates.contains_key(suffix))
+    }
+
+    /// Whether a zone lies below a lower-cased wire name: then the name exists.
+    #[must_use]
+    pub fn is_above_a_zone(&self, lower_name: &[u8]) -> bool {
+        self.above.contains_key(lower_name)
     }
 
     /// Every distinct zone with its candidates.
@@ -130,6 +144,16 @@ mod tests {
         assert!(is_routed("corp.test") && is_routed("a.b.corp.test"));
         for other in ["test", "a.test", "xcorp.test", "corp.test.example", "."] {
             assert!(!is_routed(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_above_zones_are_known() {
+        let routes = routes(&[&[], &["."], &["a.corp.test", "example"]]);
+        let is_above = |name: &str| routes.is_above_a_zone(Name::parse(name).unwrap().as_wire());
+        assert!(is_above("corp.test") && is_above("test"));
+        for other in [".", "a.corp.test", "b.test", "example", "b.a.corp.test"] {
+            assert!(!is_above(other), "{other}");
         }
     }
 
