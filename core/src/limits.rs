@@ -31,8 +31,11 @@ pub const UPSTREAM_DATAGRAM_OCTETS: usize = 4_096;
 /// Records of an answer that is cached: keeps the table of TTL offsets short.
 pub const CACHED_RECORDS: usize = 1_024;
 
-/// Questions being asked upstream, per worker. At 2 KiB each, 32 MiB.
+/// Questions being asked upstream, per worker. At 2 KiB each at most, 32 MiB.
 pub const FETCHES: usize = 16_384;
+/// Addresses of upstreams that one question may be put to, the first ones of those configured. Far
+/// more than are sent to, since some may be busy.
+pub const CANDIDATES: usize = 64;
 /// Clients' queries waiting for one fetch. More identical ones are a flood, not a stampede.
 pub const WAITERS_PER_FETCH: usize = 1_024;
 /// Clients' queries waiting for fetches, per worker.
@@ -100,12 +103,16 @@ pub const UPSTREAM_UNSENT_OCTETS: usize = 262_144;
 
 /// Upstreams that a configuration may have: each has sockets, counters and metric labels of its own.
 pub const UPSTREAMS: usize = 1_000;
-/// Addresses of one upstream's host name that are used, both families together.
-pub const ADDRESSES_PER_HOST: usize = 16;
+/// Addresses of one kind, IPv6 or IPv4, that are used of an upstream's host name.
+pub const ADDRESSES_PER_FAMILY: usize = 8;
 /// The shortest time between two look-ups of a host name that has addresses: the TTL counts above it.
 pub const LOOKUP_EVERY_MIN: Duration = Duration::from_secs(5);
 /// The longest time between two look-ups, whatever the TTL.
 pub const LOOKUP_EVERY_MAX: Duration = Duration::from_secs(3_600);
+/// The longest that a look-up may take, whatever clients' questions may.
+pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(5);
+/// Queries sent for one look-up.
+pub const LOOKUP_SENDS: u32 = 8;
 /// Wait after a look-up that failed; doubled for each further one.
 pub const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between look-ups that fail.

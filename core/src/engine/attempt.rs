@@ -10,9 +10,15 @@ use crate::config::UpstreamProtocol;
 use crate::limits::{HEADER_OCTETS, QUERY_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use crate::metrics::Counter;
 use crate::policy::Reason;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::upstream::spell;
 use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
+
+/// Sends that finding out about a reply in another letter case may take: over TCP, and again in
+/// lower case.
+const SENDS_TO_CONFIRM_CASE: u32 = 2;
+/// However short the time of an attempt is: looking at it more often helps nobody.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Why an attempt came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +44,7 @@ impl Engine {
             let Some(fetch) = self.fetches.get_mut(handle) else {
                 return;
             };
-            let exhausted = fetch.sends >= self.snapshot.routing.attempts_max;
+            let exhausted = fetch.is_spent();
             if fetch.candidates.is_empty() || exhausted || now >= fetch.deadline {
                 return self.give_up(now, handle, out);
             }
@@ -88,8 +94,10 @@ impl Engine {
         }
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
         let state = &mut self.endpoints[endpoint];
-        let random =
-            state.settings.randomize_case && !fetch.plain_case && state.case.is_trusted(now);
+        let random = state.settings.randomize_case
+            && !fetch.plain_case
+            && fetch.sends + SENDS_TO_CONFIRM_CASE < fetch.sends_max
+            && state.case.is_trusted(now);
         let case = random.then(|| self.rng.case.bits());
         self.begin_attempt(now, handle, endpoint, AttemptVia::Socket(name, id), case);
         if open {
@@ -111,6 +119,9 @@ impl Engine {
         state.in_flight += 1;
         let fetch = self.fetches.get_mut(handle).expect("an attempt belongs to a live fetch");
         fetch.sends += 1;
+        let deadline = fetch.deadline.min(now + state.settings.timeout);
+        // However slow the endpoint usually is: a lost datagram has to be sent again in time.
+        let patience = state.health.patience().min(deadline.since(now) / 2);
         fetch.attempt = Attempt {
             via,
             carrier: match via {
@@ -119,8 +130,8 @@ impl Engine {
                     Carrier::Datagram
                 }
             },
-            deadline: fetch.deadline.min(now + state.settings.timeout),
-            overdue_at: Some(now + state.health.patience()),
+            deadline,
+            overdue_at: Some(now + patience),
             case,
             ..Attempt::none(now)
         };
@@ -168,7 +179,13 @@ impl Engine {
             return;
         };
         if now >= fetch.deadline || now >= fetch.attempt.deadline {
-            return self.attempt_failed(now, handle, Failure::TimedOut, out);
+            let failure = match fetch.attempt.via {
+                AttemptVia::Host(_) => Failure::NoAddress,
+                AttemptVia::Nothing | AttemptVia::Socket(..) | AttemptVia::Conn(..) => {
+                    Failure::TimedOut
+                }
+            };
+            return self.attempt_failed(now, handle, failure, out);
         }
         if fetch.attempt.overdue_at.is_some_and(|at| now >= at) {
             return self.overdue(now, handle, out);
@@ -183,8 +200,9 @@ impl Engine {
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
         let attempt = &mut fetch.attempt;
         attempt.overdue += 1;
-        let patience = self.endpoints[endpoint].health.patience();
-        attempt.overdue_at = Some(now + patience.saturating_mul(1 << attempt.overdue.min(16)));
+        // Waited once so far, then twice as long each time.
+        let waited = now.since(attempt.started).max(SHORTEST_WAIT);
+        attempt.overdue_at = Some(now + waited * 2);
         let Attempt { carrier, started, overdue, .. } = *attempt;
         if overdue == 1 {
             self.met_with_silence(now, endpoint, carrier, started);
@@ -202,13 +220,13 @@ impl Engine {
     fn has_better(&self, handle: FetchHandle) -> bool {
         let Some(fetch) = self.fetches.get(handle) else { return false };
         let mut candidates = fetch.candidates.iter();
-        let left = fetch.sends < self.snapshot.routing.attempts_max;
+        let left = !fetch.is_spent();
         left && candidates.any(|candidate| !self.is_down(*candidate))
     }
 
     fn retransmit(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
-        if fetch.sends >= self.snapshot.routing.attempts_max {
+        if fetch.is_spent() {
             fetch.attempt.overdue_at = None;
             return;
         }
@@ -240,7 +258,7 @@ impl Engine {
     fn ask_in_lower_case(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) -> bool {
         let Some(fetch) = self.fetches.get_mut(handle) else { return false };
         let unconfirmed = fetch.case_differs && !fetch.plain_case;
-        let spent = fetch.sends >= self.snapshot.routing.attempts_max || now >= fetch.deadline;
+        let spent = fetch.is_spent() || now >= fetch.deadline;
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return false };
         if !unconfirmed || spent {
             return false;
@@ -350,8 +368,9 @@ impl Engine {
         };
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
         let took = now.since(fetch.attempt.started);
+        let sent_once = fetch.attempt.retransmits == 0;
         let case_lost = std::mem::take(&mut fetch.case_differs);
-        self.heard(now, endpoint, took);
+        self.heard(now, endpoint, took, sent_once);
         if case_lost && self.endpoints[endpoint].case.confirmed_lost(now) {
             let (upstream, addr) = self.endpoints[endpoint].display_name();
             self.report(now, Event::UpstreamIgnoresCase { upstream, addr });
@@ -364,7 +383,7 @@ impl Engine {
             self.release_attempt(handle, false);
             return self.next_attempt(now, handle, out);
         }
-        let spent = fetch.sends >= self.snapshot.routing.attempts_max;
+        let spent = fetch.is_spent();
         match carrier {
             Carrier::Stream if view.truncated() => {
                 return self.attempt_failed(now, handle, Failure::Malformed, out);
@@ -390,7 +409,7 @@ impl Engine {
         self.release_attempt(handle, true);
         let Some(fetch) = self.fetches.get(handle) else { return };
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
-        if fetch.sends >= self.snapshot.routing.attempts_max {
+        if fetch.is_spent() {
             return self.give_up(now, handle, out);
         }
         if let Err(failure) = self.attempt_stream(now, handle, endpoint) {

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 
 use super::fetch::Candidate;
 use super::{Engine, Target};
+use crate::limits::CANDIDATES;
 
 impl Engine {
     /// Whom to ask for a name, in order, and how many of them are of the longest matching zone.
@@ -16,9 +17,10 @@ impl Engine {
         for of_zone in self.snapshot.routes.candidates(name) {
             let start = candidates.len();
             for upstream in of_zone {
-                match self.targets[*upstream] {
-                    Target::Endpoint(place) => candidates.push(Candidate::Endpoint(place)),
-                    Target::Host(handle) => {
+                match self.targets.get(*upstream).copied() {
+                    None => {} // everything was closed already
+                    Some(Target::Endpoint(place)) => candidates.push(Candidate::Endpoint(place)),
+                    Some(Target::Host(handle)) => {
                         let host = self.hosts.get(handle).expect("a target's host is known");
                         if host.endpoints.is_empty() {
                             candidates.push(Candidate::Host(handle));
@@ -32,7 +34,8 @@ impl Engine {
                 of_best_zone = candidates.len();
             }
         }
-        (candidates, of_best_zone)
+        candidates.truncate(CANDIDATES);
+        (candidates, of_best_zone.min(CANDIDATES))
     }
 
     /// Those that are down last.
@@ -42,7 +45,9 @@ impl Engine {
                 Candidate::Endpoint(place) if self.is_down(*candidate) => {
                     (true, Reverse(self.endpoints[*place].health.heard_at()))
                 }
-                Candidate::Endpoint(_) | Candidate::Host(_) => (false, Reverse(None)),
+                Candidate::Endpoint(_) | Candidate::Host(_) => {
+                    (self.is_down(*candidate), Reverse(None))
+                }
             });
         }
     }
@@ -51,7 +56,7 @@ impl Engine {
     pub(super) fn is_down(&self, candidate: Candidate) -> bool {
         match candidate {
             Candidate::Endpoint(place) => self.endpoints[place].health.is_down(),
-            Candidate::Host(_) => false,
+            Candidate::Host(host) => self.hosts.get(host).is_none_or(|host| host.failed),
         }
     }
 }

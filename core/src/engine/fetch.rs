@@ -9,7 +9,7 @@ use super::{Due, Engine, FetchHandle, Out, ReplyTo};
 use crate::cache::{Cacheable, Key, Packed, pack};
 use crate::config::Stage;
 use crate::handle::{ConnHandle, HostHandle, SocketHandle};
-use crate::limits::{WAITERS, WAITERS_PER_FETCH};
+use crate::limits::{LOOKUP_SENDS, WAITERS, WAITERS_PER_FETCH};
 use crate::metrics::Counter;
 use crate::policy::Reason;
 use crate::time::Instant;
@@ -36,6 +36,8 @@ pub(super) struct Fetch {
     pub(super) attempt: Attempt,
     /// Queries sent in all, of all attempts.
     pub(super) sends: u32,
+    /// How many there may be.
+    pub(super) sends_max: u32,
     /// Whether our queries carry an OPT: not any more after a FORMERR (RFC 6891 section 7).
     pub(super) edns: bool,
     /// A kept connection broke under this fetch once, which is no fault of the upstream.
@@ -53,6 +55,11 @@ impl Fetch {
     /// Whom the attempt in flight, or the one that has just ended, is put to.
     pub(super) fn candidate(&self) -> Candidate {
         self.candidates[self.cursor]
+    }
+
+    /// Whether nothing may be sent for it any more.
+    pub(super) fn is_spent(&self) -> bool {
+        self.sends >= self.sends_max
     }
 }
 
@@ -188,6 +195,9 @@ impl Engine {
         out: &mut Out<'_>,
     ) {
         let waiter = Waiter::new(&forward.asker, client, reply_to, now);
+        if self.has_stopped() {
+            return self.shed(now, waiter, Reason::Stopping, out);
+        }
         if self.waiters >= WAITERS {
             self.report_limit(now, Counter::LimitWaiters, "waiters");
             return self.shed(now, waiter, Reason::Overload, out);
@@ -255,6 +265,10 @@ impl Engine {
             cursor: 0,
             attempt: Attempt::none(now),
             sends: 0,
+            sends_max: match purpose {
+                Purpose::Clients | Purpose::Probe => self.snapshot.routing.attempts_max,
+                Purpose::Address(..) => LOOKUP_SENDS,
+            },
             edns: true,
             reconnected: false,
             case_differs: false,

@@ -13,10 +13,16 @@ use crate::upstream::Endpoint;
 
 impl Engine {
     /// An endpoint has replied.
-    pub(super) fn heard(&mut self, now: Instant, endpoint: usize, took: Duration) {
+    pub(super) fn heard(
+        &mut self,
+        now: Instant,
+        endpoint: usize,
+        took: Duration,
+        asked_once: bool,
+    ) {
         let state = &mut self.endpoints[endpoint];
         state.latency.record(took);
-        state.health.answered(now, took);
+        state.health.answered(now, took, asked_once);
         if state.trouble.answered() {
             let (upstream, addr) = state.display_name();
             self.report(now, Event::UpstreamAnswers { upstream, addr });
@@ -32,7 +38,8 @@ impl Engine {
         started: Instant,
     ) {
         let state = &mut self.endpoints[endpoint];
-        if is_own(carrier, state) && state.health.kept_silent(now, started) {
+        let had_time = now.since(started) >= state.health.patience();
+        if had_time && is_own(carrier, state) && state.health.kept_silent(now, started) {
             self.taken_down(now, endpoint, IoFailure::TimedOut);
         }
     }
@@ -56,9 +63,9 @@ impl Engine {
         let down = is_own(carrier, state)
             && match io {
                 IoFailure::TimedOut => state.health.timed_out(now, started),
+                IoFailure::Reset => state.health.broke(now, started),
                 IoFailure::Refused
                 | IoFailure::Unreachable
-                | IoFailure::Reset
                 | IoFailure::Other
                 // Without an address of that family there is no way to it from here.
                 | IoFailure::AddressUnavailable => state.health.refused(now),

@@ -13,13 +13,15 @@ use hickory_proto::serialize::binary::BinDecodable;
 
 use super::attempt::Failure;
 use super::fetch::{Asked, Attempt, AttemptVia, Candidate, Purpose};
+use super::lifecycle::Named;
 use super::{Due, Engine, Event, FetchHandle, Out};
 use crate::cache::Key;
-use crate::config::UpstreamSettings;
+use crate::config::{ListenSocket, UpstreamSettings};
 use crate::handle::HostHandle;
+use crate::limits::{CANDIDATES, LOOKUP_DEADLINE};
 use crate::metrics::Counter;
 use crate::time::Instant;
-use crate::upstream::{Family, HostName};
+use crate::upstream::{Family, HostName, RoundEnd};
 use crate::wire::{Name, Rcode, RecordClass, ResponseView};
 
 /// CNAMEs followed towards an address, as resolvers commonly do.
@@ -38,7 +40,7 @@ impl Engine {
             let asked = self.address_question(&name, family);
             let mut candidates = self.bootstrap.clone();
             self.order(&mut candidates);
-            let deadline = now + self.snapshot.routing.deadline;
+            let deadline = now + LOOKUP_DEADLINE;
             let purpose = Purpose::Address(handle, family);
             match self.start_fetch(now, purpose, asked, candidates, deadline) {
                 Some(fetch) => self.next_attempt(now, fetch, out),
@@ -75,8 +77,11 @@ impl Engine {
         let Some((addresses, ttl)) = found else {
             return self.lookup_failed(now, handle, out);
         };
+        let port = host.port;
+        let addresses =
+            addresses.into_iter().filter(|ip| self.leads_elsewhere(*ip, port)).collect();
+        let Some(host) = self.hosts.get_mut(handle) else { return };
         host.found(family, addresses, ttl);
-        self.place_host(now, handle);
         self.lookup_ended(now, handle, out);
     }
 
@@ -92,6 +97,8 @@ impl Engine {
         host.in_flight -= 1;
         if host.in_flight == 0 {
             self.end_lookup_round(now, handle);
+        } else {
+            self.place_host(now, handle);
         }
         let Some(host) = self.hosts.get_mut(handle) else { return };
         let has_address = !host.endpoints.is_empty();
@@ -99,55 +106,82 @@ impl Engine {
             return;
         }
         for fetch in std::mem::take(&mut host.waiting) {
-            if let Some(waiting) = self.fetches.get_mut(fetch) {
-                waiting.attempt.via = AttemptVia::Nothing;
-                if has_address {
-                    self.next_attempt(now, fetch, out);
-                } else {
-                    self.attempt_failed(now, fetch, Failure::NoAddress, out);
-                }
+            if has_address {
+                self.release_attempt(fetch, false);
+                self.next_attempt(now, fetch, out);
+            } else {
+                self.attempt_failed(now, fetch, Failure::NoAddress, out);
             }
         }
     }
 
     fn end_lookup_round(&mut self, now: Instant, handle: HostHandle) {
         let Some(host) = self.hosts.get_mut(handle) else { return };
-        let (next, found) = host.end_round(now);
+        let RoundEnd { next, found } = host.end_round(now);
         self.timers.set(host.timer, next);
         let counter = if found { Counter::LookupsFound } else { Counter::LookupsFailed };
         self.metrics.counters.count(counter);
-        let is_news = host.reported == found;
-        host.reported = !found;
-        if is_news {
-            let (upstream, name) = (host.settings.name.clone(), host.name.to_string());
-            let addresses = host.addresses().collect();
-            self.report(
-                now,
-                if found {
-                    Event::HostFound { upstream, host: name, addresses }
-                } else {
-                    Event::HostNotFound { upstream, host: name, known: addresses }
-                },
-            );
+        let had_failed = std::mem::replace(&mut host.failed, !found);
+        let has_others = self.place_host(now, handle);
+        if has_others || had_failed != found {
+            return; // told already, or no news
         }
+        let Some(host) = self.hosts.get(handle) else { return };
+        let (upstream, name) = (host.settings.name.clone(), host.name.to_string());
+        let addresses = host.addresses().collect();
+        self.report(
+            now,
+            if found {
+                Event::HostFound { upstream, host: name, addresses }
+            } else {
+                Event::HostNotFound { upstream, host: name, known: addresses }
+            },
+        );
     }
 
-    /// Gives each address of a host an endpoint, and lets go of those it no longer has.
-    fn place_host(&mut self, now: Instant, handle: HostHandle) {
-        let Some(host) = self.hosts.get(handle) else { return };
+    /// Whether an address is one that another machine, or another process, may have: what is sent to
+    /// one of our own listeners would come back.
+    fn leads_elsewhere(&self, ip: IpAddr, port: u16) -> bool {
+        let is_ours = |listener: &ListenSocket| {
+            let own = listener.addr.ip();
+            let reached = own == ip || (own.is_unspecified() && ip.is_loopback());
+            reached && listener.addr.port() == port
+        };
+        !ip.is_unspecified()
+            && !ip.is_multicast()
+            && !self.snapshot.listen.sockets.iter().any(is_ours)
+    }
+
+    /// Gives each address of a host an endpoint, and lets go of those it no longer has. Whether these
+    /// are others than before.
+    fn place_host(&mut self, now: Instant, handle: HostHandle) -> bool {
+        let has_others = self.place_addresses(now, handle, &mut Named::default());
+        if has_others {
+            self.retire_unused();
+        }
+        has_others
+    }
+
+    /// Gives each address of a host an endpoint. Whether these are others than before.
+    pub(super) fn place_addresses(
+        &mut self,
+        now: Instant,
+        handle: HostHandle,
+        named: &mut Named,
+    ) -> bool {
+        let Some(host) = self.hosts.get(handle) else { return false };
         let settings = Arc::clone(&host.settings);
         let remotes: Vec<_> = host.addresses().collect();
-        let endpoints: Vec<usize> =
-            remotes.iter().map(|remote| self.place_endpoint(&settings, *remote)).collect();
-        let Some(host) = self.hosts.get_mut(handle) else { return };
+        let places = remotes.iter().map(|remote| self.place_endpoint(&settings, *remote, named));
+        let endpoints: Vec<usize> = places.collect();
+        let Some(host) = self.hosts.get_mut(handle) else { return false };
         if host.endpoints == endpoints {
-            return;
+            return false;
         }
         host.endpoints = endpoints;
-        host.reported = false;
         let (upstream, host) = (settings.name.clone(), host.name.to_string());
         self.report(now, Event::HostFound { upstream, host, addresses: remotes });
-        self.retire_unused();
+        true
     }
 
     /// Puts a question to a host's endpoints, or lets it wait for the first one.
@@ -163,10 +197,13 @@ impl Engine {
         if let Some(first) = host.endpoints.first().copied() {
             let endpoints = host.endpoints.iter().map(|place| Candidate::Endpoint(*place));
             fetch.candidates.splice(fetch.cursor..=fetch.cursor, endpoints);
+            fetch.candidates.truncate(CANDIDATES.max(fetch.cursor + 1));
             return self.try_endpoint(now, handle, first, out);
         }
-        if host.in_flight == 0 {
-            return Err(Failure::NoAddress); // the next round is some time away
+        // The next round is some time away; or it may fail as the last one did, and there is
+        // somebody else.
+        if host.in_flight == 0 || (host.failed && fetch.candidates.len() > 1) {
+            return Err(Failure::NoAddress);
         }
         host.waiting.push(handle);
         fetch.attempt = Attempt {
@@ -196,10 +233,15 @@ impl Engine {
         if let Some((handle, _)) = known {
             return handle;
         }
+        // Another upstream of this name knows addresses already, or the same one before its settings
+        // changed.
+        let is_alike = |host: &HostName| host.name == *name && host.port == port;
+        let alike = self.hosts.iter().find(|(_, host)| is_alike(host));
+        let known = alike.map(|(_, host)| host.known()).unwrap_or_default();
         let timers = &mut self.timers;
         let made = self.hosts.insert_with(|handle| {
             let timer = timers.allocate(Due::Host(handle));
-            HostName::new(settings.clone(), name.clone(), port, timer)
+            HostName::new(settings.clone(), name.clone(), port, known, timer)
         });
         made.expect("there is room for the hosts of two configurations")
     }
@@ -209,9 +251,19 @@ impl Engine {
         let Some(host) = self.hosts.remove(handle) else { return };
         self.timers.release(host.timer);
         for fetch in host.waiting {
-            if let Some(waiting) = self.fetches.get_mut(fetch) {
-                waiting.attempt.via = AttemptVia::Nothing;
-                self.attempt_failed(now, fetch, Failure::NoAddress, &mut Out(None));
+            self.attempt_failed(now, fetch, Failure::NoAddress, &mut Out(None));
+        }
+    }
+
+    /// Whoever is asked for addresses now, the answer is no longer waited for.
+    pub(super) fn abandon_lookups(&mut self) {
+        for fetch in self.fetches.handles() {
+            let purpose = self.fetches.get(fetch).map(|fetch| fetch.purpose);
+            if let Some(Purpose::Address(host, _)) = purpose {
+                self.end_fetch(fetch);
+                if let Some(host) = self.hosts.get_mut(host) {
+                    host.abandon_round();
+                }
             }
         }
     }

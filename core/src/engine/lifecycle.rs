@@ -1,12 +1,13 @@
 //! Generations and the end: taking over a new snapshot, stopping, leaving nothing behind.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fetch::{Candidate, Fetch, Purpose};
 use super::{Action, Conn, Due, Engine, ListenerId, Out, Target};
 use crate::config::{Snapshot, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
-use crate::handle::{ConnHandle, SocketHandle};
+use crate::handle::{ConnHandle, FetchKind, Slab, SocketHandle};
 use crate::limits;
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
@@ -28,26 +29,29 @@ impl Engine {
     /// gone get no new query.
     pub fn handle_reload(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         let now = self.advance(now);
-        self.adopt(now, snapshot);
+        if !self.has_stopped() {
+            self.adopt(now, snapshot);
+        }
         self.settle(now);
     }
 
     pub(super) fn adopt(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         self.generation += 1;
         self.by_key.clear(); // a new question must not join a fetch of the old configuration
-        self.snapshot = Arc::clone(&snapshot);
+        let previous = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
+        let mut named = Named::default();
         let bootstrap = snapshot.routing.bootstrap.iter();
         self.bootstrap = bootstrap
             .map(|server| {
-                let place = self.place_endpoint(&Arc::new(bootstrap_settings(*server)), *server);
-                Candidate::Endpoint(place)
+                let settings = Arc::new(bootstrap_settings(*server));
+                Candidate::Endpoint(self.place_endpoint(&settings, *server, &mut named))
             })
             .collect();
         let targets = snapshot.upstreams.iter().map(|settings| {
             let settings = Arc::new(settings.clone());
             match &settings.addr {
                 UpstreamAddress::Literal(remote) => {
-                    Target::Endpoint(self.place_endpoint(&settings, *remote))
+                    Target::Endpoint(self.place_endpoint(&settings, *remote, &mut named))
                 }
                 UpstreamAddress::Host { name, port } => {
                     Target::Host(self.keep_host(&settings, name, *port))
@@ -60,19 +64,27 @@ impl Engine {
                 self.forget_host(now, host);
             }
         }
-        self.retire_unused();
+        let asks_others = previous.routing.bootstrap != snapshot.routing.bootstrap;
+        if asks_others {
+            self.abandon_lookups();
+        }
         for host in self.hosts.handles() {
-            if self.hosts.get(host).is_some_and(|host| host.endpoints.is_empty()) {
+            let is_new = self.place_addresses(now, host, &mut named);
+            let is_empty = self.hosts.get(host).is_some_and(|host| host.endpoints.is_empty());
+            if is_new || is_empty || asks_others {
                 self.look_up(now, host, &mut Out(None));
             }
         }
+        self.retire_unused();
     }
 
-    /// The place of an address of an upstream: the one it has, or a free one.
+    /// The place of an address of an upstream: the one it has, or a free one. Places that a question
+    /// in flight names are not free; `named` remembers them from one call to the next.
     pub(super) fn place_endpoint(
         &mut self,
         settings: &Arc<UpstreamSettings>,
         remote: SocketAddr,
+        named: &mut Named,
     ) -> usize {
         let same = |state: &Endpoint| state.remote == remote && *state.settings == **settings;
         if let Some(place) = self.endpoints.iter().position(same) {
@@ -84,9 +96,9 @@ impl Engine {
             name => self.metrics.latency(name),
         };
         let state = Endpoint::new(Arc::clone(settings), remote, latency);
-        let mut places = 0..self.endpoints.len();
-        let free = places.find(|place| self.endpoints[*place].is_gone() && !self.is_named(*place));
-        if let Some(place) = free {
+        let is_gone = |place: &usize| self.endpoints[*place].is_gone();
+        let gone: Vec<usize> = (0..self.endpoints.len()).filter(is_gone).collect();
+        if let Some(place) = gone.into_iter().find(|place| !named.contains(*place, &self.fetches)) {
             self.endpoints[place] = state;
             return place;
         }
@@ -121,12 +133,6 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn upstream_places(&self) -> usize {
         self.endpoints.len()
-    }
-
-    /// Whether a question being asked has this endpoint among its candidates.
-    fn is_named(&self, place: usize) -> bool {
-        let candidate = Candidate::Endpoint(place);
-        self.fetches.iter().any(|(_, fetch)| fetch.candidates.contains(&candidate))
     }
 
     /// Lets go of what removed endpoints keep open and do not need for queries in flight.
@@ -183,6 +189,11 @@ impl Engine {
         }
     }
 
+    /// Whether everything has been closed.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.stopped)
+    }
+
     /// The last action of all, once nothing is left.
     pub(super) fn stopped_if_drained(&mut self) -> Option<Action> {
         let drain = self.drain.as_ref()?;
@@ -199,7 +210,9 @@ impl Engine {
             self.close_everything();
             open = self.sockets.len() + self.conns.len();
             assert_eq!(open, 0, "without queries in flight every socket can be closed");
-            return self.actions.pop_front();
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
         }
         self.timers.release(timer);
         if let Some(drain) = &mut self.drain {
@@ -228,6 +241,24 @@ impl Engine {
     fn client_conns(&self) -> Vec<ConnHandle> {
         let clients = self.conns.iter().filter(|(_, conn)| matches!(conn, Conn::Client(_)));
         clients.map(|(handle, _)| handle).collect()
+    }
+}
+
+/// Places of endpoints that questions in flight name, found out when somebody wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Named(Option<BTreeSet<usize>>);
+
+impl Named {
+    fn contains(&mut self, place: usize, fetches: &Slab<FetchKind, Fetch>) -> bool {
+        let places = self.0.get_or_insert_with(|| {
+            let candidates = fetches.iter().flat_map(|(_, fetch)| &fetch.candidates);
+            let place = |candidate: &Candidate| match candidate {
+                Candidate::Endpoint(place) => Some(*place),
+                Candidate::Host(_) => None,
+            };
+            candidates.filter_map(place).collect()
+        });
+        places.contains(&place)
     }
 }
 

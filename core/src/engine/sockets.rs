@@ -277,7 +277,11 @@ impl Engine {
         if !socket.open {
             socket.waiting.retain(|waiting| *waiting != fetch);
         }
-        self.endpoints[socket.endpoint].in_flight -= 1;
+        let state = &mut self.endpoints[socket.endpoint];
+        state.in_flight -= 1;
+        if state.removed {
+            self.retire_socket(handle); // nobody else will take it
+        }
         self.close_socket_if_done(handle);
     }
 

@@ -298,9 +298,8 @@ impl Engine {
     }
 
     fn retry_stream(&mut self, now: Instant, handle: FetchHandle, endpoint: usize) {
-        let spent = |sends| sends >= self.snapshot.routing.attempts_max;
         let retried = match self.fetches.get(handle) {
-            Some(fetch) if spent(fetch.sends) => Err(Failure::Network(IoFailure::Reset)),
+            Some(fetch) if fetch.is_spent() => Err(Failure::Network(IoFailure::Reset)),
             Some(_) => self.attempt_stream(now, handle, endpoint),
             None => return,
         };

@@ -28,11 +28,12 @@ struct Down {
 }
 
 impl Health {
-    /// It has replied, this long after it was asked. Whether it was down until now.
-    pub(crate) fn answered(&mut self, now: Instant, took: Duration) -> bool {
+    /// It has replied, this long after it was asked; once, or more often so that nobody knows what
+    /// the reply is to. Whether it was down until now.
+    pub(crate) fn answered(&mut self, now: Instant, took: Duration, asked_once: bool) -> bool {
         self.heard_at = Some(now);
         self.silent = 0;
-        self.round_trip.sample(took);
+        self.round_trip.sample(took, asked_once);
         self.down.take().is_some()
     }
 
@@ -41,12 +42,20 @@ impl Health {
         self.take_down(now)
     }
 
+    /// A connection broke that was asked at `started`. Whether this is news: it is nothing if it has
+    /// answered meanwhile, since servers close when they like (RFC 7766 section 6.2.4).
+    pub(crate) fn broke(&mut self, now: Instant, started: Instant) -> bool {
+        !self.has_answered_since(started) && self.take_down(now)
+    }
+
     /// An attempt that began at `started` has timed out. Whether this takes it down: not if it has
-    /// answered something else meanwhile, since then it was the question that is hard; nor if the
-    /// question had no more time than replies may need.
+    /// answered something else meanwhile, since then it was the question that is hard. If the
+    /// question had less time than replies may need, it is silence like that of others.
     pub(crate) fn timed_out(&mut self, now: Instant, started: Instant) -> bool {
-        let had_time = now.since(started) >= self.patience();
-        had_time && !self.has_answered_since(started) && self.take_down(now)
+        if now.since(started) < self.patience() {
+            return self.kept_silent(now, started);
+        }
+        !self.has_answered_since(started) && self.take_down(now)
     }
 
     /// A query sent at `started` has waited for longer than usual. Whether this takes it down.
@@ -110,18 +119,18 @@ mod tests {
         assert!(health.refused(at(0)));
         assert!(health.is_down());
         assert!(!health.refused(at(1)), "told once");
-        assert!(health.answered(at(2), Duration::from_millis(1)));
+        assert!(health.answered(at(2), Duration::from_millis(1), true));
         assert!(!health.is_down());
-        assert!(!health.answered(at(3), Duration::from_millis(1)));
+        assert!(!health.answered(at(3), Duration::from_millis(1), true));
     }
 
     #[test]
     fn who_answers_other_questions_is_not_down() {
         let mut health = Health::default();
-        health.answered(at(500), Duration::from_millis(1));
+        health.answered(at(500), Duration::from_millis(1), true);
         assert!(!health.timed_out(at(2_000), at(0)));
         assert!(!health.kept_silent(at(600), at(500)));
-        assert!(!health.timed_out(at(3_000), at(2_900)), "it had no time");
+        assert!(!health.timed_out(at(3_000), at(2_900)), "it had little time");
         assert!(health.timed_out(at(3_000), at(501)));
     }
 
@@ -135,10 +144,27 @@ mod tests {
 
         let mut health = Health::default();
         health.kept_silent(at(400), at(0));
-        health.answered(at(401), Duration::from_millis(1));
+        health.answered(at(401), Duration::from_millis(1), true);
         for _ in 1..SILENT_QUERIES {
             assert!(!health.kept_silent(at(900), at(402)), "counted anew after a reply");
         }
+    }
+
+    #[test]
+    fn attempts_without_time_are_silence_too() {
+        let mut health = Health::default();
+        for number in 1..SILENT_QUERIES {
+            assert!(!health.timed_out(at(50), at(0)), "{number} are too few");
+        }
+        assert!(health.timed_out(at(50), at(0)));
+    }
+
+    #[test]
+    fn a_connection_that_breaks_after_an_answer_says_nothing() {
+        let mut health = Health::default();
+        health.answered(at(10), Duration::from_millis(1), true);
+        assert!(!health.broke(at(20), at(10)));
+        assert!(health.broke(at(20), at(11)));
     }
 
     #[test]
@@ -153,7 +179,7 @@ mod tests {
             }
         }
         assert_eq!(probes, [1, 3, 7, 15, 31, 61, 91]);
-        health.answered(at(100_000), Duration::from_millis(1));
+        health.answered(at(100_000), Duration::from_millis(1), true);
         health.refused(at(200_000));
         assert!(health.take_probe(at(201_000)), "the waits begin anew");
     }

@@ -13,7 +13,7 @@ mod routes;
 mod socket;
 
 pub(crate) use endpoint::Endpoint;
-pub(crate) use host_name::{Family, HostName};
+pub(crate) use host_name::{Family, HostName, RoundEnd};
 pub(crate) use ids::{IdTable, Owner};
 pub(crate) use letter_case::spell;
 pub use routes::Routes;

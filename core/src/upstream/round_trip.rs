@@ -1,12 +1,24 @@
 //! How long an endpoint's replies take: the smoothed estimate of RFC 6298, for deciding when a
 //! query has met with silence.
+//!
+//! A reply to a question that was sent twice may be to either, so it is no sample (section 3), unless
+//! there is nothing better: no other sample yet, or only such replies for a while, since the way has
+//! become longer than what is waited before sending again.
 
 use crate::limits::{RETRANSMIT_AFTER, RETRANSMIT_AFTER_MAX};
 use crate::time::Duration;
 
+/// Ambiguous replies in a row after which they count: on a line that loses one datagram in ten, this
+/// happens once in a hundred million replies.
+const AMBIGUOUS_IN_A_ROW: u32 = 8;
+
 /// A smoothed round-trip time and its variation.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RoundTrip(Option<Estimate>);
+pub(super) struct RoundTrip {
+    estimate: Option<Estimate>,
+    /// Ambiguous replies in a row.
+    ambiguous: u32,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Estimate {
@@ -15,9 +27,15 @@ struct Estimate {
 }
 
 impl RoundTrip {
-    /// A reply took this long (RFC 6298 section 2.2 and 2.3).
-    pub(super) fn sample(&mut self, took: Duration) {
-        self.0 = Some(match self.0 {
+    /// A reply took this long (RFC 6298 section 2.2 and 2.3) after its question was sent, once or more
+    /// often.
+    pub(super) fn sample(&mut self, took: Duration, sent_once: bool) {
+        self.ambiguous = if sent_once { 0 } else { self.ambiguous.saturating_add(1) };
+        let counts = sent_once || self.ambiguous >= AMBIGUOUS_IN_A_ROW;
+        if !counts && self.estimate.is_some() {
+            return;
+        }
+        self.estimate = Some(match self.estimate {
             None => Estimate { smoothed: took, variation: took / 2 },
             Some(Estimate { smoothed, variation }) => {
                 let error = smoothed.abs_diff(took);
@@ -32,7 +50,7 @@ impl RoundTrip {
     /// After how long a reply is overdue (RFC 6298 section 2.3). The bounds are our own: a server
     /// that answers from its cache in a millisecond may need much longer to find something out.
     pub(super) fn timeout(&self) -> Duration {
-        self.0.map_or(RETRANSMIT_AFTER, |Estimate { smoothed, variation }| {
+        self.estimate.map_or(RETRANSMIT_AFTER, |Estimate { smoothed, variation }| {
             (smoothed + variation * 4).clamp(RETRANSMIT_AFTER, RETRANSMIT_AFTER_MAX)
         })
     }
@@ -44,7 +62,9 @@ mod tests {
 
     fn after(samples: impl IntoIterator<Item = u64>) -> Duration {
         let mut round_trip = RoundTrip::default();
-        samples.into_iter().for_each(|millis| round_trip.sample(Duration::from_millis(millis)));
+        samples
+            .into_iter()
+            .for_each(|millis| round_trip.sample(Duration::from_millis(millis), true));
         round_trip.timeout()
     }
 
@@ -67,5 +87,28 @@ mod tests {
     fn no_sample_makes_the_time_longer_than_its_bound() {
         assert_eq!(after([1_000_000, u64::MAX / 1_000_000]), RETRANSMIT_AFTER_MAX);
         assert_eq!(after([0; 3]), RETRANSMIT_AFTER);
+    }
+
+    #[test]
+    fn replies_to_questions_sent_twice_are_the_last_resort() {
+        let near = Duration::from_millis(20);
+        let mut lossy = RoundTrip::default();
+        for number in 0..1_000 {
+            let lost = number % 3 == 0;
+            let took = if lost { RETRANSMIT_AFTER + near } else { near };
+            lossy.sample(took, !lost);
+        }
+        assert_eq!(lossy.timeout(), RETRANSMIT_AFTER, "losses do not make the way longer");
+
+        let far = Duration::from_millis(600);
+        let mut moved = RoundTrip::default();
+        moved.sample(near, true);
+        for _ in 0..AMBIGUOUS_IN_A_ROW {
+            moved.sample(far, false);
+        }
+        assert!(moved.timeout() > far, "{:?}", moved.timeout());
+        let mut unknown = RoundTrip::default();
+        unknown.sample(far, false);
+        assert!(unknown.timeout() > far);
     }
 }
