@@ -133,7 +133,7 @@ pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
 pub const UNSENT_OCTETS: usize = 67_108_864;
 
 /// Connections to metrics and health at once; more wait in the backlog.
-pub const ADMIN_CONNS: usize = 64;
+pub const ADMIN_CONNS: usize = 128;
 /// Log lines that wait to be written; more are lost.
 pub const LOG_LINES: usize = 16_384;
 

@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use crate::bell::Bell;
 
 /// From accepting a connection to the end of its only answer, slow senders and readers included.
-pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
+pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wait after an accept that failed: most often the process is out of descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use balancedns_core::config::{self, Loaded, Source, Warning};
+use balancedns_core::config::{self, Host, Loaded, Source, Warning};
 
-use crate::host::{self, Machine};
+use crate::host;
 
 /// Runs and validates a configuration.
 ///
 /// # Errors
 /// Everything that is wrong with it, a line each.
-pub(crate) fn evaluate(source: &Source, machine: &Machine) -> Result<Loaded, Vec<String>> {
-    config::load(source, machine).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+pub(crate) fn evaluate(source: &Source, host: &dyn Host) -> Result<Loaded, Vec<String>> {
+    config::load(source, host).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 /// Tells the operator what a configuration says in vain.
@@ -45,6 +45,7 @@ pub(crate) fn source(path: Option<&Path>) -> Result<Source, String> {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::host::Machine;
 
     #[test]
     fn a_file_of_another_kind_or_none_is_a_line_for_the_operator() {

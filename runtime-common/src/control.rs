@@ -9,6 +9,7 @@
 //! [`proceed`]: Control::proceed
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use balancedns_core::time::{Duration, Instant};
 use crate::admin::MakeView;
 use crate::clock::Clock;
 use crate::listeners::{Listeners, explained};
-use crate::logging::{self, Logging};
+use crate::logging::Logging;
 use crate::mailbox::{Receiver, Sender, mailbox};
 use crate::resolvers::ResolverWatch;
 use crate::signals::{self, Wish};
@@ -31,6 +32,9 @@ use crate::startup::{self, Prepared};
 use crate::threads::{self, WorkerEnd};
 use crate::worker::{Command, Inbox, Setup};
 use crate::{seed, socket};
+
+/// Time between two lines about the same failure of the same unit.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs a worker on the thread that it is called on, until its end. The closure is called once it
 /// serves.
@@ -72,6 +76,8 @@ pub struct Control {
     notices: Receiver<Notice>,
     reporter: Sender<Notice>,
     announced: bool,
+    /// What was said last of each unit that failed, and when: a port that stays taken is no news.
+    told: BTreeMap<usize, (String, Instant)>,
     resolvers: Option<ResolverWatch>,
     /// Writes what is logged until the very end.
     _logging: Logging,
@@ -96,7 +102,7 @@ impl Control {
         let supervisor = Rc::new(RefCell::new(prepared.supervisor()));
         let metrics_unit = prepared.metrics_unit();
         let (reporter, notices) = mailbox();
-        signals::watch(reporter.clone())?;
+        signals::listen(reporter.clone());
         Ok(Self {
             run_worker,
             serve_admin,
@@ -110,6 +116,7 @@ impl Control {
             notices,
             reporter,
             announced: false,
+            told: BTreeMap::new(),
             resolvers: prepared.resolvers,
             _logging: prepared.logging,
         })
@@ -183,8 +190,13 @@ impl Control {
         match after {
             AfterExit::Ended => tracing::info!(event = "unit_ended", "{name}: {shown}"),
             AfterExit::RestartsAt(at) => {
+                let told = self.told.get(&unit.0);
+                if told.is_some_and(|(error, at)| *error == shown && now.since(*at) < TELL_EVERY) {
+                    return;
+                }
                 let wait = at.since(now);
                 tracing::warn!(event = "unit_failed", "{name}: {shown}; again in {wait:?}");
+                self.told.insert(unit.0, (shown, now));
             }
             AfterExit::GivenUp => {
                 tracing::error!(event = "unit_given_up", "{name}: {shown}; given up");
@@ -279,7 +291,7 @@ impl Control {
         let summary = startup::summary(&self.snapshot, bound, self.workers.len());
         tracing::info!(event = "ready", "{summary}");
         if let Some(command) = startup::command_to_try(bound) {
-            logging::plain(&format!("try: {command}"));
+            tracing::info!(event = "try", "try: {command}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the configuration may learn of this machine: environment, files, name servers, addresses.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::{env, fs, io};
 
@@ -51,6 +53,45 @@ impl Host for Machine {
     /// Only one's own addresses can be bound.
     fn is_own_address(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+    }
+}
+
+/// This machine as it was when it was first asked, but for its name servers: files that were read
+/// once are not read again.
+#[derive(Debug)]
+pub struct Remembering {
+    machine: Machine,
+    files: RefCell<BTreeMap<String, Result<String, String>>>,
+}
+
+impl Remembering {
+    /// Remembers nothing yet.
+    #[must_use]
+    pub fn new(machine: Machine) -> Self {
+        Self { machine, files: RefCell::default() }
+    }
+}
+
+impl Host for Remembering {
+    fn variable(&self, name: &str) -> Option<String> {
+        self.machine.variable(name)
+    }
+
+    fn read(&self, path: &str) -> Result<String, String> {
+        let mut files = self.files.borrow_mut();
+        files.entry(path.to_owned()).or_insert_with(|| self.machine.read(path)).clone()
+    }
+
+    fn system_resolvers(&self) -> Vec<SocketAddr> {
+        self.machine.system_resolvers()
+    }
+
+    fn clock(&self) -> Option<config::Clock> {
+        self.machine.clock()
+    }
+
+    fn is_own_address(&self, ip: IpAddr) -> bool {
+        self.machine.is_own_address(ip)
     }
 }
 
@@ -109,6 +150,20 @@ mod tests {
         let machine = Machine::new(Clock::start());
         assert!(machine.is_own_address("127.0.0.1".parse().expect("valid")));
         assert!(!machine.is_own_address("192.0.2.55".parse().expect("valid")));
+    }
+
+    #[test]
+    fn what_was_read_once_stays() {
+        let folder = tempfile::tempdir().expect("creates");
+        let path = folder.path().join("a");
+        fs::write(&path, "first").expect("writes");
+        let host = Remembering::new(Machine::new(Clock::start()));
+        let path = path.to_str().expect("a text");
+        assert_eq!(host.read(path).as_deref(), Ok("first"));
+        fs::write(path, "second").expect("writes");
+        assert_eq!(host.read(path).as_deref(), Ok("first"));
+        fs::remove_file(path).expect("removes");
+        assert_eq!(host.read(path).as_deref(), Ok("first"));
     }
 
     #[test]

@@ -4,14 +4,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use balancedns_core::config::{Host, Snapshot};
-use balancedns_core::limits::{CONNS_PER_UPSTREAM, SOCKETS_PER_UPSTREAM};
+use balancedns_core::limits::{ADMIN_CONNS, CONNS_PER_UPSTREAM, SOCKETS_PER_UPSTREAM};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::socket::has_ipv6;
 
 /// Descriptors for everything but queries: standard streams, epoll instances, admin connections,
 /// files that are read.
-const OTHER_DESCRIPTORS: u64 = 128;
+const OTHER_DESCRIPTORS: u64 = 64 + ADMIN_CONNS as u64;
+/// Descriptors of one worker besides: epoll instances, wake-ups.
+const WORKER_DESCRIPTORS: u64 = 8;
+/// Descriptors of one listener in each worker: its own, and the one that outlives it.
+const LISTENER_DESCRIPTORS: u64 = 2;
+/// Clients get one in so many of all descriptors at least.
+const CLIENTS_SHARE: u64 = 4;
 /// Sockets of one upstream that are in use beside those that wait for their last replies.
 const SOCKETS_OVERLAPPING: u64 = 2;
 
@@ -73,10 +79,13 @@ fn fit_connections(snapshot: &mut Snapshot, workers: usize, descriptors: u64) {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let per_upstream =
         SOCKETS_OVERLAPPING * count(SOCKETS_PER_UPSTREAM) + count(CONNS_PER_UPSTREAM);
-    let per_worker = count(snapshot.listen.sockets.len())
+    let per_worker = WORKER_DESCRIPTORS
+        .saturating_add(LISTENER_DESCRIPTORS * count(snapshot.listen.sockets.len()))
         .saturating_add(count(snapshot.upstreams.len()).saturating_mul(per_upstream));
     let reserved = count(workers).saturating_mul(per_worker).saturating_add(OTHER_DESCRIPTORS);
-    let left = descriptors.saturating_sub(reserved).max(1);
+    // A few clients must not keep all others out. What they take here, a burst of questions to
+    // many upstreams at once would miss.
+    let left = descriptors.saturating_sub(reserved).max(descriptors / CLIENTS_SHARE).max(1);
     let left = usize::try_from(left).unwrap_or(usize::MAX);
     let wanted = snapshot.listen.max_connections;
     if left < wanted {
@@ -122,13 +131,13 @@ mod tests {
     fn connections_leave_descriptors_for_answering() {
         let mut few = snapshot("dns = '127.0.0.1:5300', max_connections = 4096");
         fit_connections(&mut few, 2, 1_024);
-        // 1024 - 128 - 2 workers x (2 listeners + 1 upstream x (2 x 32 + 4))
-        assert_eq!(few.listen.max_connections, 1_024 - 128 - 2 * (2 + 68));
+        // 1024 - (64 + 128 for metrics) - 2 workers x (8 + 2 x 2 listeners + 1 upstream x (2 x 32 + 4))
+        assert_eq!(few.listen.max_connections, 1_024 - (64 + 128) - 2 * (8 + 4 + 68));
         let mut many = snapshot("dns = '127.0.0.1:5300', max_connections = 4096");
         fit_connections(&mut many, 2, 65_536);
         assert_eq!(many.listen.max_connections, 4_096);
         fit_connections(&mut many, 2, 64);
-        assert_eq!(many.listen.max_connections, 1, "some connection is always possible");
+        assert_eq!(many.listen.max_connections, 64 / 4, "some connections are always possible");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the order and the fairness of reading and writing, and how a stream is finished. Knows the
 //! stream as [`Octets`], which each daemon implements for those of its async runtime, and the
 //! engine as [`Told`]. There is no timer in here: the engine owns all deadlines of a connection,
-//! and whoever calls [`finish`] bounds its time.
+//! and whoever calls [`Worker::finish`](crate::worker::Worker::finish) bounds its time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -171,7 +171,11 @@ fn write_front(
 ///
 /// # Errors
 /// What broke the connection: nobody is left to be told.
-pub async fn finish(conn: &Conn, stream: &mut impl Octets) -> io::Result<()> {
+pub(crate) async fn finish(
+    conn: &Conn,
+    stream: &mut impl Octets,
+    memory: &RefCell<Box<[u8]>>,
+) -> io::Result<()> {
     poll_fn(|context| {
         loop {
             match write_front(&mut conn.wishes_mut().queue, stream, context)? {
@@ -182,10 +186,9 @@ pub async fn finish(conn: &Conn, stream: &mut impl Octets) -> io::Result<()> {
         }
     })
     .await?;
-    let mut memory = [0; 4096];
     poll_fn(|context| {
         for _ in 0..READS_AFTER_END {
-            match stream.poll_read(context, &mut memory)? {
+            match stream.poll_read(context, &mut memory.borrow_mut())? {
                 Poll::Ready(1..) => {}
                 Poll::Ready(0) | Poll::Pending => break,
             }

@@ -1,8 +1,9 @@
 //! The system's list of name servers, watched: what a configuration has made of it is made anew
 //! when it changes, as it does when a machine moves to another network.
 //!
-//! Decides when the list counts as changed. The rest of the configuration stays as it was read at
-//! start; who runs on it is told by the [control thread](crate::control).
+//! Decides when the list counts as changed. Everything else that the configuration is made from
+//! stays as it was read at start, so that no half-finished edit takes effect on the way. Who runs on
+//! it is told by the [control thread](crate::control).
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,7 @@ use balancedns_core::config::{Host as _, Snapshot, Source};
 use balancedns_core::time::{Duration, Instant};
 
 use crate::configuration::{evaluate, log_warning};
-use crate::host::Machine;
+use crate::host::Remembering;
 
 /// Time between two looks at the list.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -19,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ResolverWatch {
     source: Source,
-    machine: Machine,
+    host: Remembering,
     /// What the configuration was made from.
     known: Vec<SocketAddr>,
     /// Another list, seen once. A file that is being written may look like anything.
@@ -28,11 +29,11 @@ pub struct ResolverWatch {
 }
 
 impl ResolverWatch {
-    /// Watches from now on. `source` has just been read on this machine.
+    /// Watches from now on. `source` has just been read on this host.
     #[must_use]
-    pub fn new(source: Source, machine: Machine, now: Instant) -> Self {
-        let known = machine.system_resolvers();
-        Self { source, machine, known, seen: None, look_at: now + LOOK_EVERY }
+    pub fn new(source: Source, host: Remembering, now: Instant) -> Self {
+        let known = host.system_resolvers();
+        Self { source, host, known, seen: None, look_at: now + LOOK_EVERY }
     }
 
     /// When to [look](Self::look) again.
@@ -48,13 +49,15 @@ impl ResolverWatch {
             return None;
         }
         self.look_at = now + LOOK_EVERY;
-        let found = self.machine.system_resolvers();
+        let found = self.host.system_resolvers();
         self.has_changed(found).then(|| self.renewed(current)).flatten()
     }
 
-    /// Whether a list is another one than the known one for the second time in a row.
+    /// Whether a list is another one than the known one for the second time in a row. None at all is
+    /// what a machine has between two networks: what was known is better than what a configuration
+    /// makes of nothing.
     fn has_changed(&mut self, found: Vec<SocketAddr>) -> bool {
-        if found == self.known {
+        if found == self.known || found.is_empty() {
             self.seen = None;
             return false;
         }
@@ -72,9 +75,9 @@ impl ResolverWatch {
         tracing::info!(
             event = "resolvers_changed",
             "the name servers of the system are now: {}",
-            if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+            shown.join(", ")
         );
-        match evaluate(&self.source, &self.machine) {
+        match evaluate(&self.source, &self.host) {
             Ok(loaded) => {
                 loaded.warnings.iter().for_each(log_warning);
                 let mut snapshot = loaded.snapshot;
@@ -97,6 +100,7 @@ impl ResolverWatch {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::host::Machine;
 
     fn list(addrs: &[&str]) -> Vec<SocketAddr> {
         addrs.iter().map(|addr| addr.parse().expect("an address")).collect()
@@ -107,8 +111,8 @@ mod tests {
     }
 
     fn watching(text: &str) -> ResolverWatch {
-        let machine = Machine::new(Clock::start());
-        let mut watch = ResolverWatch::new(source(text), machine, Instant::ZERO);
+        let host = Remembering::new(Machine::new(Clock::start()));
+        let mut watch = ResolverWatch::new(source(text), host, Instant::ZERO);
         watch.known = list(&["192.0.2.1:53"]);
         watch
     }
@@ -117,7 +121,8 @@ mod tests {
     fn a_change_counts_when_it_has_settled() {
         let mut watch = watching("return {}");
         assert!(!watch.has_changed(list(&["192.0.2.1:53"])));
-        assert!(!watch.has_changed(list(&[])), "being written");
+        assert!(!watch.has_changed(list(&[])), "being written, or between two networks");
+        assert!(!watch.has_changed(list(&[])));
         assert!(!watch.has_changed(list(&["192.0.2.2:53"])));
         assert!(watch.has_changed(list(&["192.0.2.2:53"])));
         assert!(!watch.has_changed(list(&["192.0.2.2:53"])), "told once");

@@ -4,8 +4,9 @@
 //! and nothing runs in a signal handler. Children are not affected: `std::process` starts them with
 //! nothing blocked.
 
-use std::io;
+use std::sync::OnceLock;
 use std::thread::Builder;
+use std::{io, process};
 
 use nix::sys::signal::{SigSet, Signal};
 
@@ -27,32 +28,35 @@ const WISHES: [(Signal, Wish); 3] = [
     (Signal::SIGHUP, Wish::Reload),
 ];
 
-/// From now on they wait for [`watch`], in this thread and in those that it starts: to be called
-/// while there is only one.
-///
-/// # Errors
-/// None that a healthy process meets.
-pub fn hold() -> io::Result<()> {
-    Ok(signals().thread_block()?)
-}
+/// Who is told what signals ask for, once there is somebody.
+static LISTENER: OnceLock<Box<dyn Fn(Wish) + Send + Sync>> = OnceLock::new();
 
-/// Starts the thread that sends on what each signal asks for. The kernel keeps one of each kind at
-/// most while it waits, so the mailbox stays small.
+/// Takes the signals, in this thread and in those that it starts: to be called while there is only
+/// one. As long as nobody [listens](listen), a signal to stop ends the process at once: there is
+/// nothing yet that could be lost.
 ///
 /// # Errors
 /// The process is out of threads or memory.
-pub fn watch<T: From<Wish> + Send + 'static>(wishes: Sender<T>) -> io::Result<()> {
-    let watcher = move || {
+pub fn take() -> io::Result<()> {
+    signals().thread_block()?;
+    Builder::new().name("signals".to_owned()).spawn(|| {
         loop {
             let signal = signals().wait().expect("the set is valid, and nothing else can fail");
             let asked = WISHES.iter().find(|(known, _)| *known == signal);
-            if let Some((_, wish)) = asked {
-                wishes.send(T::from(*wish));
+            match (asked, LISTENER.get()) {
+                (Some((_, wish)), Some(listener)) => listener(*wish),
+                (Some((_, Wish::Stop(_))), None) => process::exit(0),
+                (Some((_, Wish::Reload)) | None, _) => {}
             }
         }
-    };
-    Builder::new().name("signals".to_owned()).spawn(watcher)?;
+    })?;
     Ok(())
+}
+
+/// Sends on what each signal asks for from now on. The kernel keeps one of each kind at most while
+/// it waits, so the mailbox stays small. The first call of a process counts.
+pub fn listen<T: From<Wish> + Send + 'static>(wishes: Sender<T>) {
+    let _first = LISTENER.set(Box::new(move |wish| wishes.send(T::from(wish))));
 }
 
 fn signals() -> SigSet {

@@ -15,7 +15,7 @@ use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
 use crate::cli::Options;
 use crate::clock::{Clock, unix_now};
 use crate::configuration::{evaluate, log_warning, source};
-use crate::host::Machine;
+use crate::host::{Machine, Remembering};
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
 use crate::resolvers::ResolverWatch;
@@ -28,6 +28,10 @@ pub fn daemon(
 ) -> ExitCode {
     let options = Options::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
     threads::install_panic_log();
+    if let Err(error) = signals::take() {
+        logging::plain(&format!("{name}: cannot take signals: {error}"));
+        return ExitCode::FAILURE;
+    }
     match Prepared::new(&options).and_then(run) {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(errors) => {
@@ -65,23 +69,21 @@ impl Prepared {
     /// Everything that stands against it, a line each.
     pub fn new(options: &Options) -> Result<Self, Vec<String>> {
         let clock = Clock::start();
-        let machine = Machine::new(clock);
+        let host = Remembering::new(Machine::new(clock));
         let source = source(options.config.as_deref()).map_err(|error| vec![error])?;
         let Loaded { mut snapshot, warnings, uses_system_resolvers, .. } =
-            evaluate(&source, &machine)?;
-        // Until here a signal ends the process at once; what follows is quick, then they are taken.
-        signals::hold().map_err(|error| vec![format!("cannot hold signals: {error}")])?;
+            evaluate(&source, &host)?;
         let logging = logging::start(snapshot.logging.level);
         warnings.iter().for_each(log_warning);
         let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
-        machine::fit(&mut snapshot, workers, &machine);
+        machine::fit(&mut snapshot, workers, &host);
         let listeners = Listeners::bind(&snapshot.listen, workers)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
         let shared = Arc::new(Shared::new(&snapshot, seed));
         let resolvers =
-            uses_system_resolvers.then(|| ResolverWatch::new(source, machine, clock.now()));
+            uses_system_resolvers.then(|| ResolverWatch::new(source, host, clock.now()));
         let snapshot = Arc::new(snapshot);
         Ok(Self { clock, logging, snapshot, shared, listeners, workers, resolvers })
     }

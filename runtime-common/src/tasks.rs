@@ -33,7 +33,8 @@ impl Tasks {
     where
         F: Future<Output = ()>,
     {
-        let guard = Watched(Rc::clone(&self.0));
+        // In a box: each async block around a future holds it twice.
+        let (guard, task) = (Watched(Rc::clone(&self.0)), Box::pin(task));
         async move {
             let _guard = guard;
             task.await;
@@ -46,11 +47,12 @@ impl Tasks {
         F: Future<Output = ()>,
     {
         self.0.counted.set(self.0.counted.get() + 1);
-        let guard = Counted(Rc::clone(&self.0));
-        self.watched(async move {
-            let _guard = guard;
+        let (counted, watched) = (Counted(Rc::clone(&self.0)), Watched(Rc::clone(&self.0)));
+        let task = Box::pin(task);
+        async move {
+            let _guards = (watched, counted);
             task.await;
-        })
+        }
     }
 
     /// Whether all counted tasks have ended.

@@ -314,7 +314,7 @@ impl<A: Adapter> Worker<A> {
     }
 
     /// Moves octets both ways until the connection has ended. What is left to be done where the
-    /// engine wants its last octets sent: [`pump::finish`], within
+    /// engine wants its last octets sent: [`finish`](Self::finish), within
     /// [`write_timeout`](Self::write_timeout).
     pub async fn pump(self: &Rc<Self>, conn: &Conn, stream: &mut impl Octets) -> Option<CloseMode> {
         match pump::pump(self, conn, stream, &self.read_buffer).await {
@@ -324,6 +324,13 @@ impl<A: Adapter> Worker<A> {
                 None
             }
         }
+    }
+
+    /// Sends what a connection still holds that the engine has closed. The caller bounds the time by
+    /// [`write_timeout`](Self::write_timeout).
+    pub async fn finish(&self, conn: &Conn, stream: &mut impl Octets) {
+        // Whatever goes wrong, nobody is left to be told.
+        let _broken = pump::finish(conn, stream, &self.read_buffer).await;
     }
 
     /// How long a closed connection may take to send what it still holds.

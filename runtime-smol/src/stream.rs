@@ -15,7 +15,7 @@ use async_io::Async;
 use balancedns_core::engine::{CloseMode, ListenerId, Security};
 use balancedns_runtime::bell::Bell;
 use balancedns_runtime::conn::Conn;
-use balancedns_runtime::pump::{Octets, finish};
+use balancedns_runtime::pump::Octets;
 use balancedns_runtime::socket;
 use balancedns_runtime::worker::{AcceptFailures, Target};
 use smol::future::{FutureExt, poll_once, yield_now};
@@ -139,7 +139,7 @@ fn connected(stream: &StdTcpStream) -> io::Result<()> {
 async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut stream: impl Octets) {
     match worker.pump(&conn, &mut stream).await {
         Some(CloseMode::AfterWrites) => {
-            let _late = timeout(worker.write_timeout(), finish(&conn, &mut stream)).await;
+            let _late = timeout(worker.write_timeout(), worker.finish(&conn, &mut stream)).await;
         }
         Some(CloseMode::Now) | None => {}
     }

@@ -15,11 +15,12 @@ use std::task::{Context, Poll, ready};
 use balancedns_core::engine::{CloseMode, ListenerId, Security};
 use balancedns_runtime::bell::Bell;
 use balancedns_runtime::conn::Conn;
-use balancedns_runtime::pump::{Octets, finish};
+use balancedns_runtime::pump::Octets;
 use balancedns_runtime::socket;
 use balancedns_runtime::worker::{AcceptFailures, Target};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::unconstrained;
 use tokio::time::{sleep, timeout};
 
 use crate::worker::Worker;
@@ -84,7 +85,7 @@ pub(crate) async fn accept(
         }
         Poll::Ready(())
     };
-    poll_fn(last_look).await;
+    unconstrained(poll_fn(last_look)).await; // all of them, whatever tokio's budget of a task
 }
 
 fn accepted_one(worker: &Rc<Worker>, id: ListenerId, stream: TcpStream, peer: SocketAddr) {
@@ -126,7 +127,7 @@ async fn open(target: Target) -> io::Result<Stream<TcpStream>> {
 async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut stream: impl Octets) {
     match worker.pump(&conn, &mut stream).await {
         Some(CloseMode::AfterWrites) => {
-            let _late = timeout(worker.write_timeout(), finish(&conn, &mut stream)).await;
+            let _late = timeout(worker.write_timeout(), worker.finish(&conn, &mut stream)).await;
         }
         Some(CloseMode::Now) | None => {}
     }

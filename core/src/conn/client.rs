@@ -38,6 +38,8 @@ pub(crate) struct ClientConn {
     pub(crate) paused: bool,
     /// The client sends nothing more.
     pub(crate) half_closed: bool,
+    /// Only what is answered already is sent: then the connection ends.
+    pub(crate) closing: bool,
     /// When octets last moved in either direction.
     active_at: Instant,
     /// When the first octet of the message being read came.
@@ -79,6 +81,7 @@ impl ClientConn {
             in_flight: 0,
             paused: false,
             half_closed: false,
+            closing: false,
             active_at: now,
             message_since: None,
             handed: 0,
@@ -95,7 +98,9 @@ impl ClientConn {
 
     /// Whether another query may be taken from it.
     pub(crate) fn takes_queries(&self) -> bool {
-        self.in_flight < CLIENT_PIPELINE && self.unsent_octets() < CLIENT_UNSENT_OCTETS
+        !self.closing
+            && self.in_flight < CLIENT_PIPELINE
+            && self.unsent_octets() < CLIENT_UNSENT_OCTETS
     }
 
     /// Whether nothing is left to be done for it.

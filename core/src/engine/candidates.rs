@@ -34,7 +34,10 @@ impl Engine {
                 of_best_zone = candidates.len();
             }
         }
-        candidates.truncate(CANDIDATES);
+        if candidates.len() > CANDIDATES {
+            candidates.truncate(CANDIDATES);
+            candidates.shrink_to_fit(); // it is kept for as long as the question is asked
+        }
         (candidates, of_best_zone.min(CANDIDATES))
     }
 

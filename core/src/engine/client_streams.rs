@@ -149,7 +149,12 @@ impl Engine {
         self.scratch = scratch;
         match verdict {
             // Octets that are no query at all: what follows them cannot be trusted either.
-            Verdict::Drop => self.flush_and_close(now, handle),
+            Verdict::Drop => {
+                if let Some(Conn::Client(conn)) = self.conns.get_mut(handle) {
+                    conn.closing = true;
+                }
+                self.update_client(now, handle);
+            }
             Verdict::Reply(written) => {
                 self.append_answer(handle, written.len);
                 self.log_written(now, client, &written);
@@ -164,7 +169,7 @@ impl Engine {
         }
     }
 
-    /// Sends what is answered already, then closes.
+    /// Sends what is answered already and closes, without waiting for that here: the process ends.
     pub(super) fn flush_and_close(&mut self, now: Instant, handle: ConnHandle) {
         if let Some(write) = self.take_writes(now, handle) {
             self.actions.push_back(write);
@@ -180,6 +185,9 @@ impl Engine {
             return false;
         };
         conn.in_flight -= 1;
+        if conn.closing {
+            return false;
+        }
         let above_its_own = conn.unsent_octets() > CLIENT_UNSENT_OCTETS;
         if above_its_own && self.unsent_octets + len > UNSENT_OCTETS {
             self.report_limit(now, Counter::LimitUnsent, "unsent answers");
@@ -233,12 +241,17 @@ impl Engine {
             conn.note_paused();
             self.actions.push_back(Action::PauseReading { conn: handle });
         } else if conn.paused
+            && !conn.closing
             && conn.in_flight <= CLIENT_PIPELINE / 2
             && conn.unsent_octets() <= CLIENT_UNSENT_OCTETS / 2
         {
             conn.paused = false;
             self.actions.push_back(Action::ResumeReading { conn: handle });
             self.resumed.push_back(handle);
+        }
+        if conn.closing && conn.unsent_octets() == 0 {
+            // As long as it has something to send it keeps its place, and the deadline for writing.
+            return self.close_client(handle, CloseMode::AfterWrites);
         }
         let ending = conn.half_closed || self.drain.is_some();
         if ending && conn.is_quiet() && !conn.paused && !self.resumed.contains(&handle) {

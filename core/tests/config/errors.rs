@@ -317,6 +317,20 @@ fn upstreams_are_required() {
 }
 
 #[test]
+fn metrics_have_a_port_of_their_own() {
+    for metrics in ["127.0.0.1:5300", ":5300"] {
+        let text = with(&format!("listen = {{ dns = '127.0.0.1:5300', metrics = '{metrics}' }}"));
+        let expected = format!(
+            "etc/test.lua:2: listen.metrics: \"{metrics}\" is where listen.dns listens; expected \
+             another address or port"
+        );
+        assert_eq!(FakeHost::new().errors(&text), [expected]);
+    }
+    let apart = "listen = { dns = '127.0.0.1:5300', metrics = '127.0.0.2:5300' }";
+    assert!(FakeHost::new().load(&with(apart)).is_ok());
+}
+
+#[test]
 fn bootstrap_servers() {
     const EXPECTED: &str = "expected ip or ip:port of a name server";
     for (entry, expected) in [

@@ -157,14 +157,15 @@ fn a_stream_that_takes_nothing_is_broken() {
 
 #[test]
 fn finishing_sends_the_rest_then_closes_then_takes_what_came_in_vain() {
+    let memory = RefCell::new(vec![0; 4096].into());
     let conn = conn();
     send(&conn, b"abc");
     let mut stream = Played { takes: [1].into(), ..Played::default() };
-    assert!(poll_once(finish(&conn, &mut stream)).0.is_pending());
+    assert!(poll_once(finish(&conn, &mut stream, &memory)).0.is_pending());
     assert!(!stream.closed);
     stream.takes = [2].into();
     stream.incoming = std::iter::repeat_n(&b"x"[..], 2 * READS_AFTER_END).collect();
-    let (poll, _) = poll_once(finish(&conn, &mut stream));
+    let (poll, _) = poll_once(finish(&conn, &mut stream, &memory));
     assert!(matches!(poll, Poll::Ready(Ok(()))));
     assert!(stream.closed);
     assert_eq!((stream.sent.as_slice(), stream.reads), (&b"abc"[..], READS_AFTER_END));

@@ -22,7 +22,7 @@ const LISTEN_ADDRESS: &str = "host:port with an ip address, or :port";
 /// Reads the section.
 pub(super) fn read(mut section: Section<'_>, host: &dyn Host) -> ListenSettings {
     let sockets = dns_sockets(&mut section);
-    let metrics = metrics(&mut section);
+    let metrics = metrics(&mut section, &sockets);
     tls(&mut section);
     let settings = ListenSettings {
         sockets,
@@ -108,14 +108,19 @@ pub(super) fn listen_addresses(item: &Item<'_>) -> Vec<SocketAddr> {
 }
 
 /// Metrics and health are on loopback unless the configuration says otherwise.
-fn metrics(section: &mut Section<'_>) -> Option<SocketAddr> {
+fn metrics(section: &mut Section<'_>, sockets: &[ListenSocket]) -> Option<SocketAddr> {
     let Some(item) = section.item("metrics") else {
         return Some(([127, 0, 0, 1], 9_090).into());
     };
     if *item.value == Value::Boolean(false) {
         return None;
     }
-    match listen_addresses(&item).as_slice() {
+    let wanted = listen_addresses(&item);
+    let taken = |addr: &SocketAddr| sockets.iter().any(|socket| overlap(socket.addr, *addr));
+    if wanted.iter().any(taken) {
+        item.error("is where listen.dns listens", "another address or port");
+    }
+    match wanted.as_slice() {
         [one] => Some(*one),
         // All addresses: this one socket takes both families.
         [_, all_v6] => Some(*all_v6),

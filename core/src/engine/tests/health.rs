@@ -274,3 +274,29 @@ fn stopping_does_not_wait_for_a_probe() {
     assert!(world.open_sockets.is_empty());
     assert_eq!(world.engine.next_timeout(), None);
 }
+
+/// However short clients' patience is: who is never heard of is found to be down.
+#[test]
+fn a_deadline_shorter_than_any_patience_does_not_hide_a_dead_upstream() {
+    for (timeout, deadline) in [(2_000, 300), (100, 4_500), (2_000, 20)] {
+        let mut snapshot = two();
+        snapshot.routing.deadline = Duration::from_millis(deadline);
+        snapshot.upstreams[0].timeout = Duration::from_millis(timeout);
+        let mut world = World::new(snapshot);
+        let mut answered = 0;
+        for number in 0..50 {
+            ask(&mut world, number);
+            for _ in 0..20 {
+                for _ in 0..world.queries.len() {
+                    let (socket, remote, sent) = world.next_query();
+                    if remote == SECOND {
+                        world.upstream_says(socket, &reply(&sent, 60));
+                    }
+                }
+                world.pass(Duration::from_millis(deadline / 20));
+            }
+            answered += usize::from(world.replies.drain(..).any(|reply| rcode(&reply) == 0));
+        }
+        assert!(answered >= 50 - SILENT_QUERIES as usize, "{answered}, {timeout} {deadline}");
+    }
+}

@@ -268,3 +268,57 @@ fn stopping_does_not_wait_for_a_look_up() {
     assert!(world.stopped && world.open_sockets.is_empty());
     assert_eq!(world.engine.next_timeout(), None);
 }
+
+#[test]
+fn a_host_that_cannot_be_looked_up_is_asked_last_and_not_waited_for() {
+    let mut snapshot = named();
+    let mut second = upstream("two", UpstreamProtocol::Udp);
+    second.addr = literal("192.0.2.2:53");
+    snapshot.upstreams.push(second);
+    snapshot.routes = crate::upstream::Routes::new(&[Vec::new(), Vec::new()]);
+    let mut world = started(snapshot);
+    for (socket, sent) in lookups(&mut world) {
+        world.upstream_says(socket, &error(&sent, 2));
+    }
+    world.pass(Duration::from_secs(1));
+    lookups(&mut world); // the next round is under way
+    world.ask(&query(1, "a.example"));
+    assert_eq!(world.next_query().1, "192.0.2.2:53");
+}
+
+#[test]
+fn what_leads_back_to_us_is_no_address() {
+    let mut snapshot = named();
+    snapshot.listen.sockets[0].addr = "0.0.0.0:5353".parse().expect("an address");
+    let mut world = started(snapshot);
+    look_up(&mut world, 300, &["::"], &["127.0.0.1", "0.0.0.0", "224.0.0.1", "192.0.2.8"]);
+    world.ask(&query(1, "a.example"));
+    assert_eq!(world.next_query().1, "192.0.2.8:5353");
+    assert!(world.queries.is_empty());
+}
+
+#[test]
+fn other_settings_keep_the_addresses() {
+    let mut world = started(named());
+    look_up(&mut world, 300, &[], &["192.0.2.8"]);
+    let mut other = named();
+    other.upstreams[0].timeout = Duration::from_millis(1_234);
+    world.engine.handle_reload(world.now, Arc::new(other));
+    world.pump();
+    lookups(&mut world);
+    world.ask(&query(1, "a.example"));
+    assert_eq!(world.next_query().1, "192.0.2.8:5353", "without waiting for the look-up");
+}
+
+#[test]
+fn other_bootstrap_servers_are_asked_at_once() {
+    let mut world = started(named());
+    lookups(&mut world);
+    let mut other = named();
+    other.routing.bootstrap = vec!["192.0.2.54:53".parse().expect("an address")];
+    world.engine.handle_reload(world.now, Arc::new(other));
+    world.pump();
+    assert_eq!(world.next_query().1, "192.0.2.54:53");
+    assert_eq!(world.next_query().1, "192.0.2.54:53");
+    assert!(world.queries.is_empty());
+}

@@ -163,3 +163,15 @@ fn an_error_without_a_question_is_taken() {
     world.upstream_says(socket, &reply(&again, 60));
     assert_eq!(world.replies.len(), 1);
 }
+
+/// A reply in another case can only be found out about with sends to spare.
+#[test]
+fn case_is_random_only_while_it_can_be_confirmed() {
+    for (attempts, expected) in [(1, false), (2, false), (3, true), (8, true)] {
+        let mut snapshot = one();
+        snapshot.routing.attempts_max = attempts;
+        let mut world = World::new(snapshot);
+        ask(&mut world);
+        assert_eq!(is_mixed(&world.next_query().2), expected, "{attempts}");
+    }
+}

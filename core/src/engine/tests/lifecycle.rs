@@ -105,3 +105,18 @@ fn inputs_for_what_has_gone_are_counted_and_nothing_else() {
     world.engine.handle_closed(world.now, conn, Closed::Cleanly);
     assert_eq!(world.count(Counter::DeadHandles), 4);
 }
+
+#[test]
+fn what_comes_after_the_end_changes_nothing() {
+    let mut world = World::new(snapshot(vec![upstream("one", Udp)]));
+    world.engine.handle_shutdown(world.now);
+    world.pump();
+    assert!(world.stopped);
+    world.ask(&query(1, "a.example"));
+    let other = snapshot(vec![upstream("two", Udp)]);
+    world.engine.handle_reload(world.now, Arc::new(other));
+    world.ask(&query(2, "b.example"));
+    assert!(world.queries.is_empty() && world.open_sockets.is_empty());
+    assert!(world.replies.iter().all(|reply| rcode(reply) == 2));
+    assert_eq!(world.engine.next_timeout(), None);
+}

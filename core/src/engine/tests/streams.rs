@@ -196,3 +196,51 @@ fn connections_of_one_client_are_bounded() {
     world.connect_client();
     assert_eq!(world.shared.open_connections(), 10);
 }
+
+/// Octets that are no query end a connection, but as long as answers of its own are to be sent it
+/// keeps its place: else a client could hold any number of them open.
+#[test]
+fn a_client_that_is_being_closed_keeps_its_place_until_its_answers_have_left() {
+    let mut world = World::new(udp());
+    let conn = world.connect_client();
+    world.stream_says(conn, &framed(&query(1, "localhost")));
+    assert_eq!(world.messages(conn).len(), 1);
+    world.writable = false;
+    world.stream_says(conn, &framed(&query(2, "localhost")));
+    world.stream_says(conn, &framed(b"x"));
+    assert_eq!(world.engine.sizes().client_conns, 1);
+    world.stream_says(conn, &framed(&query(3, "localhost")));
+    assert_eq!(world.messages(conn).len(), 1, "nothing is taken from it any more");
+    assert!(world.closed.is_empty() && world.paused.contains(&conn));
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.closed, [conn], "too slow");
+    assert_eq!(world.shared.open_connections(), 0);
+
+    let mut world = World::new(udp());
+    let conn = world.connect_client();
+    world.writable = false;
+    world.stream_says(conn, &framed(&query(2, "localhost")));
+    world.stream_says(conn, &framed(b"x"));
+    let octets = world.written[&conn.index()].len();
+    world.engine.handle_written(world.now, conn, octets);
+    world.pump();
+    assert_eq!(world.closed, [conn], "all has left");
+}
+
+#[test]
+fn an_upstream_that_takes_one_query_per_connection_is_not_down() {
+    let mut world = World::new(tcp());
+    for round in 0..4 {
+        for n in 0..3 {
+            world.ask(&query(round * 10 + n, &format!("n{n}-{round}.example")));
+        }
+        while !world.connects.is_empty() {
+            let conn = world.establish();
+            let first = world.messages(conn).remove(0);
+            world.stream_says(conn, &framed(&reply(&first, 60)));
+            world.break_conn(conn, Closed::Failed(IoFailure::Reset));
+        }
+        world.pass(Duration::from_millis(500));
+    }
+    assert_eq!(world.count(Counter::UpstreamsDown), 0);
+}
