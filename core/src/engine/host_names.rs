@@ -20,6 +20,7 @@ use crate::config::{ListenSocket, UpstreamSettings};
 use crate::handle::HostHandle;
 use crate::limits::{CANDIDATES, LOOKUP_DEADLINE};
 use crate::metrics::Counter;
+use crate::policy::fold;
 use crate::time::Instant;
 use crate::upstream::{Family, HostName, RoundEnd};
 use crate::wire::{Name, Rcode, RecordClass, ResponseView};
@@ -78,8 +79,8 @@ impl Engine {
             return self.lookup_failed(now, handle, out);
         };
         let port = host.port;
-        let addresses =
-            addresses.into_iter().filter(|ip| self.leads_elsewhere(*ip, port)).collect();
+        let addresses = addresses.into_iter().map(fold);
+        let addresses = addresses.filter(|ip| self.leads_elsewhere(*ip, port)).collect();
         let Some(host) = self.hosts.get_mut(handle) else { return };
         host.found(family, addresses, ttl);
         self.lookup_ended(now, handle, out);

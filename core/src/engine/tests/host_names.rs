@@ -291,7 +291,12 @@ fn what_leads_back_to_us_is_no_address() {
     let mut snapshot = named();
     snapshot.listen.sockets[0].addr = "0.0.0.0:5353".parse().expect("an address");
     let mut world = started(snapshot);
-    look_up(&mut world, 300, &["::"], &["127.0.0.1", "0.0.0.0", "224.0.0.1", "192.0.2.8"]);
+    look_up(
+        &mut world,
+        300,
+        &["::", "::ffff:127.0.0.1"],
+        &["127.0.0.1", "0.0.0.0", "224.0.0.1", "192.0.2.8"],
+    );
     world.ask(&query(1, "a.example"));
     assert_eq!(world.next_query().1, "192.0.2.8:5353");
     assert!(world.queries.is_empty());
