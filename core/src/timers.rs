@@ -123,6 +123,12 @@ impl<K: Copy> Timers<K> {
         self.heap.len()
     }
 
+    /// Timers that have an owner, with or without a deadline.
+    #[cfg(test)]
+    pub(crate) fn allocated(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// Whether no timer has a deadline.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -123,6 +123,12 @@ pub(super) struct World {
     pub(super) stopped: bool,
     /// Whether writes leave at once.
     pub(super) writable: bool,
+    /// Whether sockets open at once.
+    pub(super) opens_at_once: bool,
+    /// Sockets that do not, and have not yet.
+    pub(super) opening: Vec<SocketHandle>,
+    /// What connections were to send when they were closed.
+    pub(super) last_written: Vec<(ConnHandle, Vec<u8>)>,
 }
 
 impl World {
@@ -159,6 +165,9 @@ impl World {
             closed_listeners: Vec::new(),
             stopped: false,
             writable: true,
+            opens_at_once: true,
+            opening: Vec::new(),
+            last_written: Vec::new(),
         }
     }
 
@@ -185,6 +194,16 @@ impl World {
     pub(super) fn next_query(&mut self) -> (SocketHandle, String, Vec<u8>) {
         let (socket, sent) = self.queries.pop_front().expect("a query to an upstream");
         (socket, self.remotes[&socket.index()].to_string(), sent)
+    }
+
+    /// Where a socket leads to.
+    pub(super) fn remote(&self, socket: SocketHandle) -> String {
+        self.remotes[&socket.index()].to_string()
+    }
+
+    /// Whether a connection is open or being opened.
+    pub(super) fn is_live(&self, conn: ConnHandle) -> bool {
+        self.live.get(&conn.index()) == Some(&conn)
     }
 
     /// Where open sockets lead to.
@@ -218,6 +237,7 @@ impl World {
     pub(super) fn connect_client(&mut self) -> ConnHandle {
         let conn = self.engine.handle_accepted(self.now, TCP, client()).expect("room");
         assert_eq!(self.live.insert(conn.index(), conn), None);
+        self.written.remove(&conn.index());
         self.engine.handle_established(self.now, conn, Established::default());
         self.pump();
         conn
@@ -227,6 +247,7 @@ impl World {
     pub(super) fn break_conn(&mut self, conn: ConnHandle, how: Closed) {
         self.connects.retain(|waiting| *waiting != conn);
         self.live.remove(&conn.index());
+        self.written.remove(&conn.index());
         self.engine.handle_closed(self.now, conn, how);
         self.pump();
     }
@@ -293,12 +314,21 @@ impl World {
             Action::OpenSocket { socket, remote, .. } => {
                 self.open_sockets.push(socket);
                 self.remotes.insert(socket.index(), remote);
-                self.engine.handle_socket_opened(self.now, socket);
+                if self.opens_at_once {
+                    self.engine.handle_socket_opened(self.now, socket);
+                } else {
+                    self.opening.push(socket);
+                }
             }
-            Action::CloseSocket { socket } => self.open_sockets.retain(|open| *open != socket),
+            Action::CloseSocket { socket } => {
+                assert!(self.open_sockets.contains(&socket), "closed twice");
+                self.open_sockets.retain(|open| *open != socket);
+                self.opening.retain(|opening| *opening != socket);
+            }
             Action::Connect { conn, .. } => {
                 let held = self.live.insert(conn.index(), conn);
                 assert_eq!(held, None, "the slot's earlier connection was not closed");
+                self.written.remove(&conn.index());
                 self.connects.push_back(conn);
             }
             Action::Write { conn, bytes } => {
@@ -312,6 +342,8 @@ impl World {
             Action::CloseConn { conn, .. } => {
                 self.connects.retain(|waiting| *waiting != conn);
                 assert_eq!(self.live.remove(&conn.index()), Some(conn), "closed what is not open");
+                let written = self.written.get(&conn.index()).cloned();
+                self.last_written.extend(written.map(|bytes| (conn, bytes)));
                 self.closed.push(conn);
             }
             Action::CloseListener { listener } => self.closed_listeners.push(listener),
