@@ -31,7 +31,8 @@ pub const UPSTREAM_DATAGRAM_OCTETS: usize = 4_096;
 /// Records of an answer that is cached: keeps the table of TTL offsets short.
 pub const CACHED_RECORDS: usize = 1_024;
 
-/// Questions being asked upstream, per worker. At 2 KiB each at most, 32 MiB.
+/// Questions being asked upstream, per worker. With a few upstreams they take less than 2 KiB each, so
+/// 32 MiB; with all [`CANDIDATES`] 40 MiB.
 pub const FETCHES: usize = 16_384;
 /// Addresses of upstreams that one question may be put to, the first ones of those configured. Far
 /// more than are sent to, since some may be busy.

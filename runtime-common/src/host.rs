@@ -62,13 +62,27 @@ impl Host for Machine {
 pub struct Remembering {
     machine: Machine,
     files: RefCell<BTreeMap<String, Result<String, String>>>,
+    /// The list that was given out last: what a configuration was made from.
+    resolvers: RefCell<Vec<SocketAddr>>,
 }
 
 impl Remembering {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        Self { machine, files: RefCell::default() }
+        Self { machine, files: RefCell::default(), resolvers: RefCell::default() }
+    }
+
+    /// The name servers that were given out last.
+    #[must_use]
+    pub fn given_resolvers(&self) -> Vec<SocketAddr> {
+        self.resolvers.borrow().clone()
+    }
+
+    /// The name servers of now, given out to nobody.
+    #[must_use]
+    pub fn current_resolvers(&self) -> Vec<SocketAddr> {
+        self.machine.system_resolvers()
     }
 }
 
@@ -83,7 +97,9 @@ impl Host for Remembering {
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
-        self.machine.system_resolvers()
+        let resolvers = self.machine.system_resolvers();
+        self.resolvers.borrow_mut().clone_from(&resolvers);
+        resolvers
     }
 
     fn clock(&self) -> Option<config::Clock> {

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use balancedns_core::config::{Host as _, Snapshot, Source};
+use balancedns_core::config::{Snapshot, Source};
 use balancedns_core::time::{Duration, Instant};
 
 use crate::configuration::{evaluate, log_warning};
@@ -29,10 +29,10 @@ pub struct ResolverWatch {
 }
 
 impl ResolverWatch {
-    /// Watches from now on. `source` has just been read on this host.
+    /// Watches from now on. `source` has just been evaluated on this host.
     #[must_use]
     pub fn new(source: Source, host: Remembering, now: Instant) -> Self {
-        let known = host.system_resolvers();
+        let known = host.given_resolvers();
         Self { source, host, known, seen: None, look_at: now + LOOK_EVERY }
     }
 
@@ -49,8 +49,13 @@ impl ResolverWatch {
             return None;
         }
         self.look_at = now + LOOK_EVERY;
-        let found = self.host.system_resolvers();
-        self.has_changed(found).then(|| self.renewed(current)).flatten()
+        let found = self.host.current_resolvers();
+        if !self.has_changed(found) {
+            return None;
+        }
+        let renewed = self.renewed(current);
+        self.known = self.host.given_resolvers(); // it may have changed again on the way
+        renewed
     }
 
     /// Whether a list is another one than the known one for the second time in a row. None at all is
