@@ -1,6 +1,6 @@
 //! A stream connection to an upstream: pipelined queries under their ids (RFC 7766 section 6.2.1.1).
 //!
-//! Queries may be written to it before it is established; deadlines belong to the queries, never to
+//! Queries may be put on it before it is established, and are written when it is; deadlines belong to the queries, never to
 //! the connection, so that new queries cannot keep a dead one alive.
 
 use bytes::BytesMut;
@@ -72,7 +72,7 @@ impl UpstreamConn {
         self.ids.used() - self.ids.live() >= GIVEN_UP_IDS_PER_CONN
     }
 
-    /// Whether another query may be written to it.
+    /// Whether another query may be put on it.
     pub(crate) fn takes_queries(&self) -> bool {
         !self.retired
             && self.ids.live() < PIPELINE_PER_CONN

@@ -452,7 +452,7 @@ impl Engine {
                 Due::Socket(socket) => self.retire_socket(socket),
                 Due::Conn(conn) => match self.conns.get(conn) {
                     Some(Conn::Client(_)) => self.client_due(now, conn),
-                    Some(Conn::Upstream(_)) => self.upstream_conn_due(conn),
+                    Some(Conn::Upstream(_)) => self.upstream_conn_due(now, conn),
                     None => {}
                 },
                 Due::Host(host) => self.look_up(now, host, &mut Out(None)),

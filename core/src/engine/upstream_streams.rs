@@ -24,17 +24,29 @@ impl Engine {
             return Err(Failure::Busy);
         };
         let id = conn.ids.allocate(handle, &mut self.rng.ids).ok_or(Failure::Busy)?;
-        if conn.stage == Stage::Open {
+        let open = conn.stage == Stage::Open;
+        if open {
             self.timers.cancel(conn.timer); // no longer idle
         }
         self.begin_attempt(now, handle, endpoint, AttemptVia::Conn(name, id), None);
+        if open {
+            self.write_stream_query(handle);
+        }
+        Ok(())
+    }
+
+    /// Writes the query of the attempt in flight onto its connection.
+    fn write_stream_query(&mut self, handle: FetchHandle) {
+        let fetch = self.fetches.get(handle).expect("the caller has the fetch");
+        let AttemptVia::Conn(name, id) = fetch.attempt.via else {
+            return;
+        };
         let mut message = [0; QUERY_OCTETS];
         let len = self.write_query_of(handle, id, &mut message);
         if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
             append_message(&mut conn.out, &message[..len]);
             self.mark_dirty(name);
         }
-        Ok(())
     }
 
     /// A connection that takes another query: the least busy one, or a new one.
@@ -113,7 +125,8 @@ impl Engine {
         }
     }
 
-    /// The connection is there: what was written to it may go.
+    /// The connection is there: the queries that still wait for it may go. Others have been given up
+    /// meanwhile, and what nobody waits for is not asked.
     pub(super) fn upstream_established(&mut self, name: ConnHandle) {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
@@ -122,7 +135,10 @@ impl Engine {
         if conn.ids.live() == 0 {
             self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
         }
-        self.mark_dirty(name);
+        let waiting: Vec<FetchHandle> = conn.ids.owners().collect();
+        for fetch in waiting {
+            self.write_stream_query(fetch);
+        }
     }
 
     /// Octets from an upstream.
@@ -226,12 +242,16 @@ impl Engine {
     }
 
     /// A connection's timer: it may be connected now, or it has been idle long enough.
-    pub(super) fn upstream_conn_due(&mut self, name: ConnHandle) {
+    pub(super) fn upstream_conn_due(&mut self, now: Instant, name: ConnHandle) {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
         };
         match conn.stage {
             Stage::Waiting => {
+                // Another connect may have failed meanwhile.
+                if let Some(until) = self.endpoints[conn.endpoint].backoff.wait(now) {
+                    return self.timers.set(conn.timer, until);
+                }
                 conn.stage = Stage::Connecting;
                 let endpoint = conn.endpoint;
                 self.connect(name, endpoint);

@@ -4,6 +4,7 @@ use super::harness::{World, id, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, UpstreamProtocol};
 use crate::engine::{Closed, IoFailure};
 use crate::limits::CLIENT_PIPELINE;
+use crate::limits::PIPELINE_PER_CONN;
 use crate::metrics::Counter;
 use crate::time::Duration;
 
@@ -91,6 +92,43 @@ fn a_refused_connect_backs_off_and_never_spins() {
     world.pass(Duration::from_secs(10));
     assert_eq!(world.engine.sizes().fetches, 0);
     assert_eq!(world.replies.len(), 20);
+}
+
+#[test]
+fn a_connect_that_waits_waits_on_when_another_one_fails() {
+    let mut world = World::new(tcp());
+    let refused = Closed::Failed(IoFailure::Refused);
+    world.ask(&query(0, "a.example"));
+    let first = world.connects.pop_front().expect("a connect");
+    let more_than_one_carries = u16::try_from(PIPELINE_PER_CONN).expect("few");
+    for n in 1..=more_than_one_carries {
+        world.ask(&query(n, &format!("n{n}.example")));
+    }
+    let second = world.connects.pop_front().expect("another connect");
+    world.break_conn(first, refused);
+    for n in 1..=more_than_one_carries {
+        world.ask(&query(n, &format!("m{n}.example")));
+    }
+    world.pass(Duration::from_millis(90));
+    assert!(world.connects.is_empty(), "it waits for 100 ms");
+    world.break_conn(second, refused);
+    world.pass(Duration::from_millis(20));
+    assert!(world.connects.is_empty(), "for 200 ms more since the second failure");
+    world.pass(Duration::from_millis(200));
+    assert!(!world.connects.is_empty());
+}
+
+#[test]
+fn what_nobody_waits_for_is_not_written_to_a_new_connection() {
+    let mut world = World::new(tcp());
+    world.ask(&query(1, "a.example"));
+    world.pass(Duration::from_millis(1_900));
+    world.ask(&query(2, "b.example"));
+    world.pass(Duration::from_millis(200));
+    let conn = world.establish();
+    let asked = world.messages(conn);
+    assert_eq!(asked.len(), 1, "the first question's attempt is over");
+    assert!(asked[0].windows(2).any(|two| two == b"\x01b"));
 }
 
 #[test]
