@@ -245,7 +245,12 @@ impl Engine {
         failure: Failure,
         out: &mut Out<'_>,
     ) {
-        self.release_attempt(handle, failure == Failure::TimedOut);
+        // An ICMP error does not say which query it is about: a reply may come nevertheless.
+        let late = match failure {
+            Failure::TimedOut | Failure::Network(_) => true,
+            Failure::Rcode(_) | Failure::Malformed | Failure::Busy | Failure::NoAddress => false,
+        };
+        self.release_attempt(handle, late);
         if self.ask_in_lower_case(now, handle, out) {
             return;
         }
