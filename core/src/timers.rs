@@ -10,7 +10,7 @@ use crate::time::Instant;
 const NOWHERE: u32 = u32::MAX;
 
 /// Names a timer of a [`Timers`] table: allocated once by its owner, then set and cancelled at will.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId(u32);
 
 #[derive(Clone, Copy, Debug)]
@@ -123,10 +123,13 @@ impl<K: Copy> Timers<K> {
         self.heap.len()
     }
 
-    /// Timers that have an owner, with or without a deadline.
-    #[cfg(test)]
-    pub(crate) fn allocated(&self) -> usize {
-        self.slots.len() - self.free.len()
+    /// Timers that have an owner, what each is for, and its deadline if it has one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TimerId, K, Option<Instant>)> {
+        (0..).zip(&self.slots).filter_map(|(id, slot)| {
+            let slot = slot.as_ref()?;
+            let entry = self.heap.get(slot.position as usize).filter(|entry| entry.id == id);
+            Some((TimerId(id), slot.kind, entry.map(|entry| entry.at)))
+        })
     }
 
     /// Whether no timer has a deadline.

@@ -25,7 +25,7 @@ pub(super) struct Fetch {
     /// What is asked: the name in lower case, type and class.
     pub(super) question: Box<[u8]>,
     /// How many configurations there had been when it was started.
-    generation: u64,
+    pub(super) generation: u64,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
     pub(super) waiters: Vec<Waiter>,

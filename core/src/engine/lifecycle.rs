@@ -18,7 +18,7 @@ use crate::wire::Rcode;
 /// The engine is stopping.
 #[derive(Debug)]
 pub(super) struct Drain {
-    timer: TimerId,
+    pub(super) timer: TimerId,
     /// [`Action::Stopped`] was given out.
     stopped: bool,
 }

@@ -19,9 +19,11 @@
 //! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
 //! `candidates` (whom to ask), `attempt` (one after the other), `health` (who is down), `sockets` and
 //! `upstream_streams` (how), `deliver` (the way out); `client_streams` keeps clients' connections,
-//! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops.
+//! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops, `audit` counts everything
+//! afresh.
 
 mod attempt;
+mod audit;
 mod candidates;
 mod client_streams;
 mod contract;
@@ -42,6 +44,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use audit::{Audit, Disagreement};
 use bytes::Bytes;
 pub use contract::{
     Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure, Origin,

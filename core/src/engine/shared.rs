@@ -131,6 +131,21 @@ impl Shared {
         }
     }
 
+    /// Whether these connections are counted, beside those of other workers, and all sums agree.
+    pub(super) fn counts_at_least(&self, these: &[Counted]) -> bool {
+        let clients = self.clients();
+        let mut by_network: Map<IpAddr, usize> = Map::default();
+        for counted in these {
+            *by_network.entry(counted.network).or_default() += 1;
+        }
+        let held = |network: &IpAddr| clients.by_network.get(network).copied().unwrap_or(0);
+        let strangers = these.iter().filter(|counted| !counted.may_ask).count();
+        clients.total >= these.len()
+            && clients.total == clients.by_network.values().sum::<usize>()
+            && clients.strangers >= strangers
+            && by_network.iter().all(|(network, count)| held(network) >= *count)
+    }
+
     fn clients(&self) -> MutexGuard<'_, ClientConns> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }

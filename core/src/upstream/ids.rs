@@ -84,6 +84,11 @@ impl<T: Copy> IdTable<T> {
         self.ids.len()
     }
 
+    /// All ids out of use, each with its owner if that still waits.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u16, Option<T>)> {
+        self.ids.iter().copied().zip(self.owners.iter().copied())
+    }
+
     /// The owners of all queries in flight, oldest first as long as nothing was released.
     pub(crate) fn owners(&self) -> impl Iterator<Item = T> {
         self.owners.iter().filter_map(|owner| *owner)

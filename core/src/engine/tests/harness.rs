@@ -206,6 +206,11 @@ impl World {
         self.live.get(&conn.index()) == Some(&conn)
     }
 
+    /// Connections that are open or being opened.
+    pub(super) fn live(&self) -> impl Iterator<Item = ConnHandle> {
+        self.live.values().copied()
+    }
+
     /// Where open sockets lead to.
     pub(super) fn open_remotes(&self) -> BTreeSet<String> {
         let remote = |socket: &SocketHandle| self.remotes[&socket.index()].to_string();

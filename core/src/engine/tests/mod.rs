@@ -5,7 +5,6 @@ mod harness;
 mod health;
 mod host_names;
 mod hostile;
-mod invariants;
 mod letter_case;
 mod lifecycle;
 mod random;
