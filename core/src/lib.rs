@@ -96,6 +96,8 @@ pub mod handle;
 pub mod hash;
 pub mod limits;
 pub mod metrics;
+#[cfg_attr(not(feature = "planted"), doc(hidden))]
+pub mod planted;
 pub mod policy;
 pub mod rng;
 pub mod supervisor;

@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::hash::KeyedState;
 use crate::limits::NAME_OCTETS;
+use crate::planted::{Bug, is_planted};
 use crate::wire::{DisplayName, RecordClass, RecordType};
 
 /// Octets before the scope: hash, flags, class, type, length of the scope.
@@ -61,6 +62,7 @@ impl Key {
         checking_disabled: bool,
         scope: Option<Scope<'_>>,
     ) -> Self {
+        let dnssec_ok = dnssec_ok && !is_planted(Bug::DnssecOkNotInKey);
         let flags = if dnssec_ok { DNSSEC_OK } else { 0 }
             | if checking_disabled { CHECKING_DISABLED } else { 0 };
         let mut builder = Builder { octets: [0; KEY_OCTETS], len: 8 };

@@ -12,6 +12,7 @@ use hickory_proto::rr::RecordType as HickoryType;
 
 use super::TtlBounds;
 use crate::limits::{CACHED_RECORDS, SERVFAIL_TTL_SECONDS_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Rcode, Reader, Record, ResponseKind, ResponseView, read_record};
 
@@ -208,7 +209,8 @@ fn is_spelled_like(view: &ResponseView<'_>, owner: &[u8]) -> bool {
 
 /// The TTL that clients see at age zero.
 fn shown_ttl(record: &Record<'_>, negative: bool, bounds: &TtlBounds) -> u32 {
-    let soa = if negative { record.negative_ttl() } else { None };
+    let soa =
+        if negative && !is_planted(Bug::SoaMinimumIgnored) { record.negative_ttl() } else { None };
     match soa {
         Some(seconds) => seconds.max(bounds.min_seconds).min(bounds.negative_max_seconds),
         None => record.sane_ttl().max(bounds.min_seconds).min(bounds.max_seconds),
@@ -224,6 +226,7 @@ fn cacheable(
     let seconds = match kind {
         ResponseKind::Truncated => return Cacheable::No(NotCacheable::Truncated),
         ResponseKind::Referral => return Cacheable::No(NotCacheable::Referral),
+        ResponseKind::Error(Rcode::SERVFAIL) if is_planted(Bug::ServfailKeptTooLong) => 86_400,
         ResponseKind::Error(Rcode::SERVFAIL) if bounds.servfail_seconds > 0 => {
             bounds.servfail_seconds.min(SERVFAIL_TTL_SECONDS_MAX)
         }

@@ -9,6 +9,7 @@ use lru::LruCache;
 
 use super::packed::Packed;
 use crate::hash::Prehashed;
+use crate::planted::{Bug, is_planted};
 
 /// Less than any entry's octets: bounds the table that is allocated up front.
 const ENTRY_OCTETS_MIN: usize = 32;
@@ -54,7 +55,11 @@ impl Shard {
     /// Puts an answer in place of what was there, and evicts what is in the way.
     pub(super) fn insert(&mut self, key: &[u8], packed: &[u8]) {
         // Not left to the table: it would keep the old key, which is also the old answer.
+        let counted = self.bytes;
         self.remove(key);
+        if is_planted(Bug::CacheOctetsOnReplace) {
+            self.bytes = counted;
+        }
         let entry = Entry::new(key, packed);
         let octets = entry.octets.len();
         if octets > self.bytes_max || self.entries_max == 0 {

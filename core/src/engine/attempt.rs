@@ -9,9 +9,10 @@ use crate::batch::Via;
 use crate::config::UpstreamProtocol;
 use crate::limits::{HEADER_OCTETS, QUERY_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
-use crate::upstream::spell;
+use crate::upstream::{Endpoint, spell};
 use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
 
 /// Sends that finding out about a reply in another letter case may take: over TCP, and again in
@@ -68,7 +69,8 @@ impl Engine {
         out: &mut Out<'_>,
     ) -> Result<(), Failure> {
         let state = &self.endpoints[endpoint];
-        if state.removed || state.in_flight >= state.settings.max_in_flight {
+        let is_full = |state: &Endpoint| state.in_flight >= state.settings.max_in_flight;
+        if state.removed || (is_full(state) && !is_planted(Bug::InFlightUnbounded)) {
             return Err(Failure::Busy);
         }
         match state.settings.protocol {
@@ -212,6 +214,9 @@ impl Engine {
         }
         if self.is_socket_open(handle) {
             self.retransmit(now, handle, out);
+            if is_planted(Bug::RetransmissionUnarmed) {
+                return;
+            }
         }
         self.arm_fetch(handle);
     }
@@ -388,7 +393,7 @@ impl Engine {
             self.release_attempt(handle, false);
             return self.next_attempt(now, handle, out);
         }
-        let spent = fetch.is_spent();
+        let spent = fetch.is_spent() && !is_planted(Bug::AttemptsMaxOverStream);
         match carrier {
             Carrier::Stream if view.truncated() => {
                 return self.attempt_failed(now, handle, Failure::Malformed, out);
@@ -414,7 +419,7 @@ impl Engine {
         self.release_attempt(handle, true);
         let Some(fetch) = self.fetches.get(handle) else { return };
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
-        if fetch.is_spent() {
+        if fetch.is_spent() && !is_planted(Bug::AttemptsMaxOverStream) {
             return self.give_up(now, handle, out);
         }
         if let Err(failure) = self.attempt_stream(now, handle, endpoint) {

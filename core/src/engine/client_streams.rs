@@ -11,6 +11,7 @@ use crate::conn::{ClientConn, Overdue, append_message, split_message};
 use crate::handle::ConnHandle;
 use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, UNSENT_OCTETS};
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::policy::fold;
 use crate::time::Instant;
 
@@ -253,7 +254,8 @@ impl Engine {
             // As long as it has something to send it keeps its place, and the deadline for writing.
             return self.close_client(handle, CloseMode::AfterWrites);
         }
-        let ending = conn.half_closed || self.drain.is_some();
+        let draining = self.drain.is_some() && !is_planted(Bug::DrainWaitsForIdle);
+        let ending = conn.half_closed || draining;
         if ending && conn.is_quiet() && !conn.paused && !self.resumed.contains(&handle) {
             return self.close_client(handle, CloseMode::AfterWrites);
         }
@@ -278,6 +280,7 @@ impl Engine {
                 };
                 self.close_client(handle, mode);
             }
+            Some(_) if is_planted(Bug::IdleClientUnarmed) => {}
             Some((at, _)) => self.timers.set(conn.timer, at),
             None => {}
         }
@@ -295,7 +298,9 @@ impl Engine {
             return;
         };
         self.timers.release(conn.timer);
-        self.unsent_octets -= conn.unsent_octets();
+        if !is_planted(Bug::UnsentMiscounted) {
+            self.unsent_octets -= conn.unsent_octets();
+        }
         self.shared.release_connection(conn.counted);
     }
 }

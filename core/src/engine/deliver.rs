@@ -7,6 +7,7 @@ use super::{Engine, Event, QueryRecord, ReplyTo};
 use crate::batch::{TransmitBatch, Via};
 use crate::limits::OUTBOX_DATAGRAMS;
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::wire::{Asker, Rcode, RecordType, ReplySettings};
@@ -31,7 +32,7 @@ impl Engine {
         rcode: Rcode,
         reason: Reason,
         out: &mut Out<'_>,
-        write: impl FnOnce(&mut [u8], &Asker<'_>, ReplySettings) -> usize,
+        write: impl Fn(&mut [u8], &Asker<'_>, ReplySettings) -> usize,
     ) {
         let settings = ReplySettings { udp_size: self.snapshot.listen.udp_size };
         let asker = waiter.asker();
@@ -53,11 +54,19 @@ impl Engine {
             ReplyTo::Stream(conn) => {
                 let len = write(&mut self.scratch, &asker, settings);
                 if self.answer_stream(now, conn, len) {
-                    count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
+                    if !is_planted(Bug::StreamReplyUncounted) {
+                        count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
+                    }
                 } else {
                     self.metrics.counters.count(Counter::DroppedClientGone);
                 }
             }
+        }
+        if is_planted(Bug::ReplyTwice)
+            && let ReplyTo::Datagram(via) = waiter.reply_to
+        {
+            let len = write(&mut self.scratch, &asker, settings);
+            self.send_late(now, via, self.scratch[..len].into());
         }
         self.log_query(now, waiter.client, &asker, rcode, reason, waiter.arrived);
     }

@@ -11,6 +11,7 @@ use crate::config::Stage;
 use crate::handle::{ConnHandle, HostHandle, SocketHandle};
 use crate::limits::{LOOKUP_SENDS, WAITERS, WAITERS_PER_FETCH};
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::Instant;
 use crate::timers::TimerId;
@@ -205,6 +206,7 @@ impl Engine {
         if let Some(handle) = self.by_key.get(&forward.key.hash()).copied()
             && let Some(fetch) = self.fetches.get_mut(handle)
             && fetch.key == forward.key
+            && !is_planted(Bug::CoalescingMissed)
         {
             if fetch.waiters.len() < WAITERS_PER_FETCH {
                 fetch.waiters.push(waiter);
@@ -305,7 +307,10 @@ impl Engine {
             self.packed = packed;
             return false;
         };
-        if let Some(fetch) = self.end_fetch(handle) {
+        if let Some(mut fetch) = self.end_fetch(handle) {
+            if is_planted(Bug::WaiterForgotten) && fetch.waiters.len() > 1 {
+                fetch.waiters.pop();
+            }
             let rcode = view.rcode();
             if matches!(cacheable, Cacheable::For(_)) && self.may_remember(&fetch) {
                 self.remember(now, &fetch.key, rcode, &packed);

@@ -9,6 +9,7 @@ use super::{Action, Conn, Due, Engine, ListenerId, Out, Target};
 use crate::config::{Snapshot, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
 use crate::handle::{ConnHandle, FetchKind, Slab, SocketHandle};
 use crate::limits;
+use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::timers::TimerId;
@@ -35,7 +36,12 @@ impl Engine {
         self.settle(now);
     }
 
-    pub(super) fn adopt(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
+    pub(super) fn adopt(&mut self, now: Instant, mut snapshot: Arc<Snapshot>) {
+        if is_planted(Bug::OldBlocklist) {
+            Arc::make_mut(&mut snapshot).blocklist = Arc::clone(&self.snapshot.blocklist);
+        }
+        let still_asked =
+            self.targets.first().copied().filter(|_| is_planted(Bug::RemovedUpstreamAsked));
         self.generation += 1;
         self.by_key.clear(); // a new question must not join a fetch of the old configuration
         let previous = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
@@ -59,6 +65,9 @@ impl Engine {
             }
         });
         self.targets = targets.collect();
+        if let Some((first, old)) = self.targets.first_mut().zip(still_asked) {
+            *first = old;
+        }
         for host in self.hosts.handles() {
             if !self.targets.contains(&Target::Host(host)) {
                 self.forget_host(now, host);
@@ -183,6 +192,9 @@ impl Engine {
         for fetch in self.fetches.handles() {
             let (rcode, reason) = (Rcode::SERVFAIL, Reason::Stopping);
             self.finish_with_failure(now, fetch, rcode, reason, &mut Out(None));
+        }
+        if is_planted(Bug::DrainWaitsForIdle) {
+            return;
         }
         for conn in self.client_conns() {
             self.flush_and_close(now, conn);

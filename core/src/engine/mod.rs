@@ -70,6 +70,7 @@ use crate::handle::{
 use crate::hash::Prehashed;
 use crate::limits;
 use crate::metrics::{Counter, WorkerMetrics};
+use crate::planted::{Bug, is_planted};
 use crate::policy::fold;
 use crate::rng::Streams;
 use crate::time::Instant;
@@ -292,6 +293,12 @@ impl Engine {
             Verdict::Drop => {}
             Verdict::Reply(written) => self.log_written(now, client, &written),
             Verdict::Forward(forward) => {
+                let mut via = via;
+                if is_planted(Bug::SourceAddressLost)
+                    && let Via::Listener { source, .. } = &mut via
+                {
+                    *source = None;
+                }
                 let reply_to = ReplyTo::Datagram(via);
                 self.forward(now, forward, client, reply_to, &mut Out(Some(transmit)));
             }
@@ -386,6 +393,8 @@ impl Engine {
     pub fn handle_closed(&mut self, now: Instant, conn: ConnHandle, how: Closed) {
         let now = self.advance(now);
         match self.conns.get(conn) {
+            Some(Conn::Client(_))
+                if is_planted(Bug::ConnLeakedOnReset) && how != Closed::Cleanly => {}
             Some(Conn::Client(_)) => self.forget_client(conn),
             Some(Conn::Upstream(_)) => self.upstream_closed(now, conn, how),
             None => self.metrics.counters.count(Counter::DeadHandles),
@@ -448,7 +457,10 @@ impl Engine {
 
     /// Time has passed. Does what is due; nothing if nothing is.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let now = self.advance(now);
+        let mut now = self.advance(now);
+        if is_planted(Bug::EarlyTimeoutActs) {
+            now = self.timers.next().map_or(now, |(at, _)| at.max(now));
+        }
         while let Some(due) = self.timers.expire(now) {
             match due {
                 Due::Fetch(fetch) => self.fetch_due(now, fetch),

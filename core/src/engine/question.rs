@@ -11,6 +11,7 @@ use crate::config::{Snapshot, Stage};
 use crate::engine::Shared;
 use crate::limits::MESSAGE_OCTETS;
 use crate::metrics::{Counter, Counters};
+use crate::planted::{Bug, is_planted};
 use crate::policy::{Hosts, HostsAnswer, Reason, special};
 use crate::time::Instant;
 use crate::wire::{
@@ -95,6 +96,7 @@ impl Desk<'_> {
             Err(Rejected::Drop) => return Verdict::Drop,
         };
         let limit = match client.transport {
+            Transport::Udp if is_planted(Bug::SizeLimitIgnored) => MESSAGE_OCTETS,
             Transport::Udp => query.udp_limit(self.snapshot.listen.udp_size),
             Transport::Tcp | Transport::Dot | Transport::Doh => MESSAGE_OCTETS,
         };
@@ -195,7 +197,12 @@ impl Desk<'_> {
             let failed = rcode == Rcode::SERVFAIL;
             let reason = if failed { Reason::CachedFailure } else { Reason::Cached };
             let error = reason.extended_error();
-            (write_answer(reply, &asker, settings, answer, now, error), rcode, reason)
+            let len = write_answer(reply, &asker, settings, answer, now, error);
+            if is_planted(Bug::LetterCaseLost) {
+                let name = asker.question.len().saturating_sub(4);
+                reply.iter_mut().skip(12).take(name).for_each(u8::make_ascii_lowercase);
+            }
+            (len, rcode, reason)
         });
         let hit = found.is_some();
         self.counters.count(if hit { Counter::CacheHits } else { Counter::CacheMisses });

@@ -13,6 +13,7 @@ use crate::limits::{
     RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM, UPSTREAM_REPORTS_EVERY,
 };
 use crate::metrics::Latency;
+use crate::planted::{Bug, is_planted};
 use crate::time::{Duration, Instant};
 
 /// One address of an upstream as one worker sees it.
@@ -73,6 +74,9 @@ impl Endpoint {
 
     /// A connect failed, or came to nothing.
     pub(crate) fn connect_failed(&mut self, now: Instant) {
+        if is_planted(Bug::NoBackoff) {
+            return;
+        }
         self.backoff.failed(now, RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX);
     }
 

@@ -8,6 +8,7 @@
 
 use super::round_trip::RoundTrip;
 use crate::limits::{PROBE_AFTER, PROBE_AFTER_MAX, SILENT_QUERIES};
+use crate::planted::{Bug, is_planted};
 use crate::time::{Duration, Instant};
 
 /// What is known of an endpoint's health.
@@ -34,7 +35,7 @@ impl Health {
         self.heard_at = Some(now);
         self.silent = 0;
         self.round_trip.sample(took, asked_once);
-        self.down.take().is_some()
+        !is_planted(Bug::UpstreamDownForEver) && self.down.take().is_some()
     }
 
     /// The network says that nobody is there. Whether this is news.

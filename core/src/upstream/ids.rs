@@ -4,6 +4,7 @@
 //! Few ids live on one socket at a time, so a scan over a short array beats a hash table.
 
 use crate::limits::IDS;
+use crate::planted::{Bug, is_planted};
 use crate::rng::Stream;
 
 /// Ids in use, each with its owner; an id whose owner gave up stays used.
@@ -41,10 +42,22 @@ impl<T: Copy> IdTable<T> {
         while self.ids.contains(&id) {
             id = random.id();
         }
+        let id = self.planted_id().unwrap_or(id);
         self.ids.push(id);
         self.owners.push(Some(owner));
         self.live += 1;
         Some(id)
+    }
+
+    /// An id that must not be taken.
+    fn planted_id(&mut self) -> Option<u16> {
+        if is_planted(Bug::IdReusedInFlight) {
+            return self.entries().find(|(_, owner)| owner.is_some()).map(|(id, _)| id);
+        }
+        let given_up = is_planted(Bug::GivenUpIdReused)
+            .then(|| self.entries().find(|(_, owner)| owner.is_none()))
+            .flatten();
+        given_up.map(|(id, _)| id).inspect(|id| self.release(*id))
     }
 
     /// Who an id belongs to.

@@ -5,6 +5,7 @@
 //! nothing.
 
 use crate::hash::Map;
+use crate::planted::{Bug, is_planted};
 use crate::wire::{Name, suffixes};
 
 /// Upstreams, by their places: a list for each matching zone, the longest one first.
@@ -60,7 +61,17 @@ impl Routes {
     /// Empty if no zone matches.
     #[must_use]
     pub fn candidates(&self, lower_name: &[u8]) -> &[Box<[usize]>] {
+        if is_planted(Bug::ZoneBySuffix) {
+            return self.candidates_by_text(lower_name);
+        }
         suffixes(lower_name).find_map(|suffix| self.candidates.get(suffix)).map_or(&[], |list| list)
+    }
+
+    /// The wrong ones: of the longest zone whose text the name ends with.
+    fn candidates_by_text(&self, lower_name: &[u8]) -> &[Box<[usize]>] {
+        let ends = |zone: &&Name| lower_name.ends_with(&zone.as_wire()[1..]);
+        let longest = self.zones.iter().filter(ends).max_by_key(|zone| zone.as_wire().len());
+        longest.and_then(|zone| self.candidates.get(zone.as_wire())).map_or(&[], |list| list)
     }
 
     /// Whether a zone other than the root matches a lower-cased wire name.

@@ -9,6 +9,7 @@ use super::header::{Flags, Header};
 use super::octets::Reader;
 use super::query::Question;
 use super::record::{Record, read_record};
+use crate::planted::{Bug, is_planted};
 
 /// A response whose every record was walked.
 #[derive(Copy, Clone, Debug)]
@@ -112,10 +113,14 @@ impl<'a> ResponseView<'a> {
             Err(MalformedResponse::Record) if header.flags.contains(Flags::TC) => {}
             other => other?,
         }
+        let mut flags = header.flags;
+        if is_planted(Bug::TruncatedTakenAsWhole) {
+            flags.0 &= !Flags::TC;
+        }
         Ok(Self {
             message,
             id: header.id,
-            flags: header.flags,
+            flags,
             question,
             sections: walk.sections,
             opt: walk.opt,
@@ -305,7 +310,8 @@ impl<'a> Walk<'a> {
                 }
                 self.opt = Some(record);
             }
-            if record.is_hop_by_hop() {
+            let is_kept = is_planted(Bug::OptKept) && record.record_type == RecordType::OPT;
+            if record.is_hop_by_hop() && !is_kept {
                 removed = true;
                 continue;
             }
