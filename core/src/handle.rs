@@ -279,7 +279,63 @@ impl<K, V> Table<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Against a list of all handles ever given out: whoever has ended is never found again,
+        /// in the slab and in a table of the other side.
+        #[test]
+        fn handles_find_their_own_value_or_nothing(
+            limit in 0_usize..6,
+            steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..80),
+        ) {
+            let mut slab: Slab<Socket, usize> = Slab::new(limit);
+            let mut table = Table::default();
+            let mut model: Vec<(SocketHandle, Option<usize>)> = Vec::new();
+            for (number, (inserts, index)) in steps.into_iter().enumerate() {
+                let held = model.iter().filter(|(_, value)| value.is_some()).count();
+                if inserts {
+                    let mut told = None;
+                    let made = slab.insert_with(|handle| {
+                        told = Some(handle);
+                        number
+                    });
+                    prop_assert_eq!(made.ok(), told);
+                    prop_assert_eq!(made.err(), (held == limit).then_some(Full { limit }));
+                    if let Ok(handle) = made {
+                        prop_assert!(handle.index() < limit);
+                        prop_assert!(model.iter().all(|(known, _)| *known != handle));
+                        table.insert(handle, number);
+                        model.push((handle, Some(number)));
+                    }
+                } else if !model.is_empty() {
+                    let at = index.index(model.len());
+                    let (handle, value) = &mut model[at];
+                    prop_assert_eq!(slab.remove(*handle), *value);
+                    table.remove(*handle);
+                    *value = None;
+                }
+                for (handle, value) in &model {
+                    prop_assert_eq!(slab.get(*handle).copied(), *value);
+                    prop_assert_eq!(slab.get_mut(*handle).copied(), *value);
+                    prop_assert_eq!(slab.contains(*handle), value.is_some());
+                    prop_assert_eq!(table.get(*handle).copied(), *value);
+                    prop_assert_eq!(table.get_mut(*handle).copied(), *value);
+                }
+                let held: Vec<_> = model.iter().filter_map(|(_, value)| *value).collect();
+                let mut seen: Vec<_> = slab.iter().map(|(_, value)| *value).collect();
+                seen.sort_unstable();
+                prop_assert_eq!(&seen, &held);
+                prop_assert_eq!(slab.handles().len(), held.len());
+                let sizes = (slab.len(), slab.is_empty(), slab.is_full());
+                prop_assert_eq!(sizes, (held.len(), held.is_empty(), held.len() == limit));
+            }
+            prop_assert_eq!(table.drain().count(), slab.len());
+            prop_assert_eq!(table.values().count(), 0);
+        }
+    }
 
     #[test]
     fn a_dead_handle_does_not_find_the_new_owner() {

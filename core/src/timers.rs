@@ -208,6 +208,8 @@ mod tests {
         Set(usize, u64),
         Cancel(usize),
         Expire(u64),
+        /// The owner ends and another one begins.
+        Replace(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -215,6 +217,7 @@ mod tests {
             4 => (0..20usize, 0..50u64).prop_map(|(id, at)| Step::Set(id, at)),
             1 => (0..20usize).prop_map(Step::Cancel),
             1 => (0..50u64).prop_map(Step::Expire),
+            1 => (0..20usize).prop_map(Step::Replace),
         ]
     }
 
@@ -223,7 +226,7 @@ mod tests {
         #[test]
         fn fires_like_a_sorted_list(steps in prop::collection::vec(step(), 1..200)) {
             let mut timers = Timers::default();
-            let ids: Vec<TimerId> = (0..20).map(|kind| timers.allocate(kind)).collect();
+            let mut ids: Vec<TimerId> = (0..20).map(|kind| timers.allocate(kind)).collect();
             let mut model: Vec<(u64, usize, usize)> = Vec::new(); // at, order, kind
             for (order, step) in steps.into_iter().enumerate() {
                 match step {
@@ -245,10 +248,22 @@ mod tests {
                         }
                         prop_assert!(model.first().is_none_or(|m| m.0 > now));
                     }
+                    Step::Replace(kind) => {
+                        timers.release(ids[kind]);
+                        prop_assert_eq!(timers.iter().count(), 19);
+                        ids[kind] = timers.allocate(kind);
+                        model.retain(|m| m.2 != kind);
+                    }
                 }
                 model.sort_unstable();
                 prop_assert_eq!(timers.len(), model.len());
                 prop_assert_eq!(timers.next().map(|t| t.0.as_nanos()), model.first().map(|m| m.0));
+                for (id, kind, at) in timers.iter() {
+                    let expected = model.iter().find(|m| m.2 == kind).map(|m| m.0);
+                    prop_assert_eq!(at.map(Instant::as_nanos), expected);
+                    prop_assert_eq!((id, timers.deadline(id)), (ids[kind], at));
+                }
+                prop_assert_eq!(timers.iter().count(), 20);
             }
         }
     }

@@ -146,9 +146,27 @@ fn a_shard_left_by_a_panic_is_emptied_and_used_again() {
     assert_eq!(found(&cache, &one), Some(packed));
 }
 
-/// The plainest cache: a list, most recently used first.
+/// A failure that is kept for a minute, packed at zero.
+fn failure() -> Vec<u8> {
+    let message =
+        Draft::new(0, Flags::QR | Rcode::SERVFAIL.0).question("n.example", RecordType::TXT).0;
+    let bounds = TtlBounds {
+        min_seconds: 0,
+        max_seconds: 3_600,
+        negative_max_seconds: 3_600,
+        servfail_seconds: 60,
+    };
+    let mut out = Vec::new();
+    let view = ResponseView::parse(&message).unwrap();
+    let cacheable = pack(&view, &bounds, at(0), &mut out).unwrap();
+    assert_eq!(cacheable, Cacheable::For(Duration::from_secs(60)));
+    out
+}
+
+/// The plainest cache: a list, most recently used first, of numbers, octets, and whether it is a
+/// failure.
 struct Model {
-    entries: Vec<(usize, usize)>,
+    entries: Vec<(usize, usize, bool)>,
     capacity: usize,
     max_bytes: usize,
     evictions: u64,
@@ -156,11 +174,11 @@ struct Model {
 
 impl Model {
     fn bytes(&self) -> usize {
-        self.entries.iter().map(|(_, octets)| octets).sum()
+        self.entries.iter().map(|(_, octets, _)| octets).sum()
     }
 
     fn touch(&mut self, number: usize) -> bool {
-        let Some(at) = self.entries.iter().position(|(known, _)| *known == number) else {
+        let Some(at) = self.entries.iter().position(|(known, ..)| *known == number) else {
             return false;
         };
         let entry = self.entries.remove(at);
@@ -168,15 +186,27 @@ impl Model {
         true
     }
 
-    fn insert(&mut self, number: usize, octets: usize) {
-        self.entries.retain(|(known, _)| *known != number);
-        if octets > self.max_bytes {
+    fn insert(&mut self, number: usize, octets: usize, is_failure: bool) {
+        self.entries.retain(|(known, ..)| *known != number);
+        if octets > self.max_bytes || self.capacity == 0 {
             return;
         }
-        self.entries.insert(0, (number, octets));
+        self.entries.insert(0, (number, octets, is_failure));
         while self.entries.len() > self.capacity || self.bytes() > self.max_bytes {
             self.entries.pop();
             self.evictions += 1;
+        }
+    }
+
+    /// A good answer stays as long as it is fresh; a failure is next to go.
+    fn insert_failure(&mut self, number: usize, octets: usize, is_late: bool) {
+        let held = self.touch(number).then(|| self.entries[0]);
+        if held.is_some_and(|(_, _, is_failure)| !is_failure && !is_late) {
+            return;
+        }
+        self.insert(number, octets, true);
+        if self.entries.first().is_some_and(|(known, ..)| *known == number) {
+            self.entries.rotate_left(1);
         }
     }
 }
@@ -184,7 +214,8 @@ impl Model {
 #[derive(Debug, Clone)]
 enum Step {
     Insert(usize, usize),
-    Lookup(usize),
+    InsertFailure(usize, bool),
+    Lookup(usize, bool),
     Remove(usize),
     Clear,
 }
@@ -192,7 +223,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0_usize..8, 0_usize..120).prop_map(|(number, size)| Step::Insert(number, size)),
-        8 => (0_usize..8).prop_map(Step::Lookup),
+        4 => (0_usize..8, any::<bool>()).prop_map(|(number, late)| Step::InsertFailure(number, late)),
+        8 => (0_usize..8, any::<bool>()).prop_map(|(number, late)| Step::Lookup(number, late)),
         2 => (0_usize..8).prop_map(Step::Remove),
         1 => Just(Step::Clear),
     ]
@@ -201,7 +233,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn order_and_accounts_are_those_of_the_model(
-        capacity in 1_usize..6,
+        capacity in 0_usize..6,
         max_bytes in 100_usize..600,
         steps in prop::collection::vec(step(), 1..60),
     ) {
@@ -212,14 +244,25 @@ proptest! {
                 Step::Insert(number, size) => {
                     let packed = answer(&vec![0; size]);
                     cache.insert(&key(number), &packed);
-                    model.insert(number, entry_octets(&key(number), &packed));
+                    model.insert(number, entry_octets(&key(number), &packed), false);
                 }
-                Step::Lookup(number) => {
-                    prop_assert_eq!(found(&cache, &key(number)).is_some(), model.touch(number));
+                Step::InsertFailure(number, is_late) => {
+                    let packed = failure();
+                    let now = at(if is_late { 60 } else { 59 });
+                    cache.insert_failure(&key(number), now, &packed);
+                    model.insert_failure(number, entry_octets(&key(number), &packed), is_late);
+                }
+                Step::Lookup(number, is_late) => {
+                    let now = at(if is_late { 60 } else { 59 });
+                    let rcode = cache.lookup(&key(number), now, |answer| answer.rcode());
+                    let touched = model.touch(number);
+                    prop_assert_eq!(rcode.is_some(), touched && !is_late);
+                    let fails = touched && model.entries[0].2;
+                    prop_assert!(rcode.is_none_or(|rcode| (rcode == Rcode::SERVFAIL) == fails));
                 }
                 Step::Remove(number) => {
                     let known = model.touch(number);
-                    model.entries.retain(|(other, _)| *other != number);
+                    model.entries.retain(|(other, ..)| *other != number);
                     prop_assert_eq!(cache.remove(&key(number)), known);
                 }
                 Step::Clear => {
@@ -233,10 +276,52 @@ proptest! {
             prop_assert_eq!(cache.evictions(), model.evictions);
         }
         // What is left is the same, oldest first: looking does not disturb what is asked later.
-        for (number, _) in model.entries.iter().rev() {
+        for (number, ..) in model.entries.iter().rev() {
             prop_assert!(found(&cache, &key(*number)).is_some());
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// Many shards: each has its share, together they keep the bounds.
+    #[test]
+    fn shards_together_keep_the_bounds(
+        capacity in SHARDED_FROM_ENTRIES..3 * SHARDED_FROM_ENTRIES,
+        max_bytes in 10_000_usize..200_000,
+        numbers in prop::collection::vec((0_usize..4_000, 0_usize..400), 1..2_000),
+    ) {
+        let cache = Cache::new(capacity, max_bytes);
+        for (number, size) in numbers {
+            let packed = answer(&vec![0; size]);
+            cache.insert(&key(number), &packed);
+            // Shares of octets differ by one.
+            let fits = entry_octets(&key(number), &packed).cmp(&(max_bytes / CACHE_SHARDS));
+            if fits.is_le() {
+                prop_assert_eq!(found(&cache, &key(number)), Some(packed));
+            } else if entry_octets(&key(number), &packed) > max_bytes / CACHE_SHARDS + 1 {
+                prop_assert_eq!(found(&cache, &key(number)), None);
+            }
+        }
+        prop_assert_eq!(cache.recount(), (cache.len(), cache.bytes()));
+        prop_assert!(cache.len() <= capacity && cache.bytes() <= max_bytes);
+    }
+}
+
+/// Hashes may be equal; what stands behind them decides.
+#[test]
+fn keys_with_equal_hashes_are_kept_apart() {
+    let mut shard = Shard::new(4, 10_000);
+    let (one, other) = (b"samehash one", b"samehash two");
+    let (first, second) = (answer(b"1"), answer(b"2"));
+    shard.insert(one, &first);
+    assert!(shard.get(other).is_none());
+    shard.insert(other, &second);
+    assert_eq!(shard.get(one).unwrap().bytes(), first);
+    assert_eq!(shard.get(other).unwrap().bytes(), second);
+    assert!(shard.remove(one));
+    assert!(shard.get(one).is_none() && shard.get(other).is_some());
+    assert_eq!(shard.recount(), (shard.len(), shard.bytes()));
 }
 
 /// A full cache gives a flood of failing names one place per shard, not its answers.

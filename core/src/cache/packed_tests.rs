@@ -267,16 +267,106 @@ fn what_hickory_cannot_read_loses_the_additional_records_behind_opt() {
 
 /// The reply to a plain query for `www.example`, at some second.
 fn reply(answer: Packed<'_>, now: u64) -> Vec<u8> {
+    reply_at(answer, at(now))
+}
+
+fn reply_at(answer: Packed<'_>, now: Instant) -> Vec<u8> {
     let query = Draft::new(1, 0).question("WWW.example", RecordType::A).opt(1_232, 0, &[]).0;
     let asker = QueryView::parse(&query).unwrap().asker(65_535);
     let mut out = vec![0; 65_535];
     let settings = ReplySettings { udp_size: 1_232 };
-    let length = write_answer(&mut out, &asker, settings, answer, at(now), None);
+    let length = write_answer(&mut out, &asker, settings, answer, now, None);
     out.truncate(length);
     out
 }
 
+/// Seconds as TTL fields hold them: everyday ones, those about the top bit, any.
+fn field() -> impl Strategy<Value = u32> {
+    let about_the_top_bit = prop::sample::select(vec![0x7fff_ffff, 0x8000_0000, u32::MAX]);
+    prop_oneof![4 => 0_u32..40, 2 => about_the_top_bit, 1 => any::<u32>()]
+}
+
+/// Nanoseconds just before, at and after a whole second.
+fn about_a_second() -> impl Strategy<Value = u64> {
+    (1_u64..100, 0_u64..3).prop_map(|(seconds, more)| seconds * 1_000_000_000 + more - 1)
+}
+
+/// Most moments, and those close to the end of time.
+fn moment() -> impl Strategy<Value = u64> {
+    prop_oneof![2 => 0..u64::MAX / 2, 1 => u64::MAX - 50_000_000_000..=u64::MAX]
+}
+
 proptest! {
+    /// RFC 2308 section 5: the lesser of the SOA's TTL and its MINIMUM, whichever is sane.
+    #[test]
+    fn negative_answers_live_by_the_lesser_number_within_bounds(
+        is_nxdomain: bool,
+        (ttl, minimum) in (field(), field()),
+        (min_seconds, negative_max_seconds) in (field(), field()),
+    ) {
+        let bounds = TtlBounds { min_seconds, negative_max_seconds, ..BOUNDS };
+        let rcode = if is_nxdomain { Rcode::NXDOMAIN } else { Rcode::NOERROR };
+        let (cacheable, out) = packed(&with_soa(response(rcode), ttl, minimum), &bounds);
+        let sane = |seconds: u32| if seconds >= 1 << 31 { 0 } else { seconds };
+        let mut shown = sane(ttl);
+        if sane(minimum) < shown {
+            shown = sane(minimum);
+        }
+        if shown < min_seconds {
+            shown = min_seconds;
+        }
+        if shown > negative_max_seconds {
+            shown = negative_max_seconds;
+        }
+        prop_assert_eq!(ttls(&out), vec![shown]);
+        let expected = match shown {
+            0 => Cacheable::No(NotCacheable::ZeroTtl),
+            _ => seconds(shown.into()),
+        };
+        prop_assert_eq!(cacheable, expected);
+    }
+
+    /// Whole seconds are taken off, whenever it came and however much later it is asked for.
+    #[test]
+    fn ages_are_whole_seconds_at_any_time(
+        ttl in field(),
+        stored in moment(),
+        age in prop_oneof![0_u64..60_000_000_000, any::<u64>(), about_a_second()],
+    ) {
+        let draft = response(Rcode::NOERROR).address(ttl);
+        let view = ResponseView::parse(&draft.0).unwrap();
+        let mut out = Vec::new();
+        pack(&view, &UNBOUNDED, Instant::from_nanos(stored), &mut out).unwrap();
+        let answer = Packed::new(&out);
+        let now = stored.saturating_add(age);
+        let lifetime = if ttl >= 1 << 31 { 0 } else { u128::from(ttl) };
+
+        // Beyond the end of time there is nothing to compare with.
+        let expiry = (u128::from(stored) + lifetime * 1_000_000_000).min(u64::MAX.into());
+        prop_assert_eq!(u128::from(answer.expires_at().as_nanos()), expiry);
+        prop_assert_eq!(answer.is_fresh(Instant::from_nanos(now)), u128::from(now) < expiry);
+
+        let reply = Message::from_vec(&reply_at(answer, Instant::from_nanos(now))).unwrap();
+        let aged = u128::from((now - stored) / 1_000_000_000);
+        let left = lifetime.saturating_sub(aged);
+        prop_assert_eq!(u128::from(reply.answers[0].ttl), left);
+        // Before time itself comes from the other side: it is as if it had just come.
+        let reply = Message::from_vec(&reply_at(answer, Instant::ZERO)).unwrap();
+        prop_assert_eq!(u128::from(reply.answers[0].ttl), lifetime);
+    }
+
+    #[test]
+    fn failures_live_as_configured_within_the_rfcs_bound(servfail_seconds in field()) {
+        let bounds = TtlBounds { servfail_seconds, ..BOUNDS };
+        let (cacheable, _) = packed(&response(Rcode::SERVFAIL), &bounds);
+        let expected = match servfail_seconds {
+            0 => Cacheable::No(NotCacheable::Error),
+            1..300 => seconds(servfail_seconds.into()),
+            300.. => seconds(300),
+        };
+        prop_assert_eq!(cacheable, expected);
+    }
+
     #[test]
     fn aged_ttls_are_the_bounded_ones_less_the_age(
         sent in prop::collection::vec(prop_oneof![0_u32..40, any::<u32>()], 1..6),

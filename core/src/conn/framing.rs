@@ -97,5 +97,46 @@ mod tests {
             prop_assert_eq!(seen, messages);
             prop_assert!(reassembly.is_empty());
         }
+
+        /// Whoever takes less than there is finds the rest, in front of what came meanwhile.
+        #[test]
+        fn nothing_is_lost_or_turned_around(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..20),
+            uses in prop::collection::vec(any::<prop::sample::Index>(), 20),
+        ) {
+            let mut reassembly = Reassembly::default();
+            let mut used_in_all = Vec::new();
+            for (piece, used) in pieces.iter().zip(uses) {
+                let (before, meanwhile) = piece.split_at(piece.len() / 2);
+                reassembly.keep(before);
+                let taken = reassembly.take();
+                prop_assert!(reassembly.is_empty());
+                reassembly.keep(meanwhile);
+                let used = used.index(taken.len() + 1);
+                used_in_all.extend_from_slice(&taken[..used]);
+                reassembly.put_back(taken, used);
+            }
+            used_in_all.extend(reassembly.take());
+            prop_assert_eq!(used_in_all, pieces.concat());
+        }
+    }
+    #[test]
+    fn one_large_message_does_not_cost_memory_for_ever() {
+        let mut reassembly = Reassembly::default();
+        reassembly.keep(&vec![0; 2 * MESSAGE_OCTETS]);
+        let taken = reassembly.take();
+        let all = taken.len();
+        reassembly.put_back(taken, all);
+        assert!(reassembly.buffer.capacity() <= MESSAGE_OCTETS);
+    }
+
+    #[test]
+    fn the_longest_message_fits_its_length() {
+        let mut stream = BytesMut::new();
+        append_message(&mut stream, &vec![7; MESSAGE_OCTETS]);
+        append_message(&mut stream, &[]);
+        let (longest, rest) = split_message(&stream).expect("whole");
+        assert_eq!(longest.len(), MESSAGE_OCTETS);
+        assert_eq!(split_message(rest), Some((&[][..], &[][..])));
     }
 }

@@ -259,7 +259,42 @@ impl EventGate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Few of each kind pass in a minute, and every other one is told as part of a number.
+        #[test]
+        fn none_is_lost_without_being_counted(
+            steps in prop::collection::vec((0_u64..6_000, any::<bool>()), 1..300),
+        ) {
+            let mut gate = EventGate::default();
+            let kinds = [
+                Event::LimitReached { limit: "fetches" },
+                Event::UpstreamSpoofed { upstream: "one".to_owned() },
+            ];
+            let mut now = Instant::ZERO;
+            // Of each kind: when its minute began, how many passed in it, how many did not.
+            let mut minutes: [Option<(Instant, u32, u64)>; 2] = [None; 2];
+            for (millis, which) in steps {
+                now = now + Duration::from_millis(millis);
+                let event = &kinds[usize::from(which)];
+                let minute = &mut minutes[usize::from(which)];
+                let mut told = None;
+                if minute.is_none_or(|(began, ..)| now.since(began) >= Duration::from_secs(60)) {
+                    told = minute.replace((now, 0, 0)).map(|(.., kept_back)| kept_back);
+                }
+                let (_, passed, kept_back) = minute.as_mut().expect("it has begun");
+                let may_pass = *passed < EVENTS_PER_KIND;
+                *passed += u32::from(may_pass);
+                *kept_back += u64::from(!may_pass);
+                let told = told.filter(|count| *count > 0);
+                let summary = told.map(|count| Event::Suppressed { event: event.name(), count });
+                prop_assert_eq!(gate.admit(now, event), (may_pass, summary));
+            }
+        }
+    }
 
     #[test]
     fn a_flood_of_events_becomes_a_number() {

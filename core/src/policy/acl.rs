@@ -185,6 +185,39 @@ mod tests {
         assert!(acl(&["192.0.2.77/24"]).allows(ip("192.0.2.1")));
     }
 
+    /// Few bits vary, at all heights, so that networks overlap and probes hit.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let v4 = any::<u32>().prop_map(|bits| std::net::Ipv4Addr::from(bits & 0xc000_8103));
+        let v6 = any::<u128>().prop_map(|bits| {
+            std::net::Ipv6Addr::from(bits & 0xc000_0000_0000_0000_0001_8000_0000_0003)
+        });
+        let mapped = v4.clone().prop_map(|ip| IpAddr::V6(ip.to_ipv6_mapped()));
+        prop_oneof![v4.prop_map(IpAddr::V4), v6.prop_map(IpAddr::V6), mapped]
+    }
+
+    /// The bits of an address, the first one first: IPv4 for what is mapped and said to be.
+    fn bits(ip: IpAddr) -> Vec<bool> {
+        let octets = match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        octets.iter().flat_map(|octet| (0..8).map(move |at| octet >> (7 - at) & 1 == 1)).collect()
+    }
+
+    fn is_in(client: IpAddr, net: IpNet) -> bool {
+        let mut client = bits(client);
+        let (mut prefix, mut len) = (bits(net.addr()), usize::from(net.prefix_len()));
+        let mapped = bits("::ffff:0:0".parse().unwrap());
+        if client.len() == 128 && client[..96] == mapped[..96] {
+            client.drain(..96);
+        }
+        if prefix.len() == 128 && prefix[..96] == mapped[..96] && len >= 96 {
+            prefix.drain(..96);
+            len -= 96;
+        }
+        client.len() == prefix.len() && client[..len] == prefix[..len]
+    }
+
     proptest! {
         #[test]
         fn merging_changes_no_answer(
@@ -201,6 +234,23 @@ mod tests {
             let naive = nets.iter().any(|net| net.contains(&probe));
             let acl = Acl::new(nets.into_iter().map(IpNet::V4).collect());
             prop_assert_eq!(acl.allows(IpAddr::V4(probe)), naive);
+        }
+
+        /// Each bit of the prefix by itself, for both families and for addresses that are mapped.
+        #[test]
+        fn agrees_with_comparing_bits(
+            nets in prop::collection::vec((address(), 0_u8..=128), 0..12),
+            probe in address(),
+        ) {
+            let nets: Vec<IpNet> = nets
+                .into_iter()
+                .map(|(ip, len)| {
+                    let longest = if ip.is_ipv4() { 32 } else { 128 };
+                    IpNet::new(ip, len.min(longest)).unwrap()
+                })
+                .collect();
+            let naive = nets.iter().any(|net| is_in(probe, *net));
+            prop_assert_eq!(Acl::new(nets).allows(probe), naive);
         }
     }
 }

@@ -205,4 +205,62 @@ proptest! {
             now = now + Duration::from_millis(millis);
         }
     }
+    /// Against what the manual says: waits double from failure to failure up to the maximum, a run
+    /// of ten seconds forgets all failures before, more failures in a row than allowed end the unit,
+    /// and there is never a second instance of one that lives.
+    #[test]
+    fn delays_limits_and_stable_runs_are_those_of_the_manual(
+        limit in 0_u32..6,
+        steps in prop::collection::vec(
+            (prop_oneof![0_u64..2_000, 9_990_u64..10_010], 0_usize..3),
+            1..120,
+        ),
+    ) {
+        let mut supervisor = supervisor(limit);
+        let mut alive: [Option<u64>; 3] = [None; 3]; // since when
+        let mut waits: [Option<u64>; 3] = [Some(0); 3]; // until when
+        let mut failures = [0_u32; 3];
+        let mut now = 0;
+        for (millis, unit) in steps {
+            now += millis;
+            while let Some(decision) = supervisor.poll_decision(at(now)) {
+                let Decision::Start(UnitId(id)) = decision else {
+                    panic!("nobody asked for {decision:?}");
+                };
+                prop_assert_eq!(alive[id], None, "a second instance");
+                prop_assert!(waits[id].take().is_some_and(|until| until <= now), "too early");
+                supervisor.handle_started(at(now), UnitId(id));
+                alive[id] = Some(now);
+            }
+            prop_assert!(waits.iter().flatten().all(|until| *until > now), "not in time");
+            let Some(since) = alive[unit].take() else {
+                // What does not run cannot fail.
+                let after = crash(&mut supervisor, at(now), UnitId(unit));
+                prop_assert_eq!(after, AfterExit::Ended);
+                continue;
+            };
+            failures[unit] = if now - since >= 10_000 { 1 } else { failures[unit] + 1 };
+            let after = crash(&mut supervisor, at(now), UnitId(unit));
+            if limit > 0 && failures[unit] > limit {
+                prop_assert_eq!(after, AfterExit::GivenUp);
+                if unit != METRICS.0 {
+                    // The other worker is asked to end, then the process fails.
+                    let other = 1 - unit;
+                    if alive[other].is_some() {
+                        let stop = Decision::Stop(UnitId(other));
+                        prop_assert_eq!(supervisor.poll_decision(at(now)), Some(stop));
+                        supervisor.handle_exited(at(now), UnitId(other), None);
+                    }
+                    let end = Decision::End(Outcome::Failed);
+                    prop_assert_eq!(supervisor.poll_decision(at(now)), Some(end));
+                    prop_assert_eq!(supervisor.poll_decision(at(now)), None);
+                    return Ok(());
+                }
+            } else {
+                let wait = (200_u64 << (failures[unit] - 1).min(30)).min(5_000);
+                prop_assert_eq!(after, AfterExit::RestartsAt(at(now + wait)));
+                waits[unit] = Some(now + wait);
+            }
+        }
+    }
 }

@@ -147,7 +147,69 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// The n-th failure in a row waits for the first wait times two to the n, at most the longest.
+        #[test]
+        fn waits_are_powers_of_two(
+            first in 0_u64..10_000,
+            longest in 0_u64..1_000_000,
+            steps in prop::collection::vec((0_u64..2_000_000, prop::bool::weighted(0.9)), 1..120),
+        ) {
+            let mut backoff = Backoff::default();
+            let (mut failures, mut until, mut now) = (0_u32, 0, 0);
+            for (passed, fails) in steps {
+                now += passed;
+                let instant = Instant::ZERO + Duration::from_millis(now);
+                let wait = backoff.wait(instant);
+                let expected = (until > now).then(|| Instant::ZERO + Duration::from_millis(until));
+                prop_assert_eq!(wait, expected);
+                if fails {
+                    let millis = Duration::from_millis;
+                    backoff.failed(instant, millis(first), millis(longest));
+                    let doubled = u128::from(first) << failures.min(60);
+                    until = now + u64::try_from(doubled.min(longest.into())).expect("bounded");
+                    // Sixteen doublings make eleven minutes of ten milliseconds: nobody waits longer.
+                    if failures >= 16 {
+                        let most = (u128::from(first) << 16).min(longest.into());
+                        until = now + u64::try_from(most).expect("bounded");
+                    }
+                    failures += 1;
+                } else {
+                    backoff.succeeded();
+                    (failures, until) = (0, 0);
+                }
+            }
+        }
+
+        /// No failure is told twice or left out, and reports have a minute between them.
+        #[test]
+        fn reports_add_up(
+            steps in prop::collection::vec((0_u64..40_000, prop::bool::weighted(0.8)), 1..200),
+        ) {
+            let mut trouble = Trouble::default();
+            let (mut failures, mut told, mut now) = (0, 0, 0);
+            let (mut last, mut is_ongoing): (Option<u64>, bool) = (None, false);
+            for (passed, fails) in steps {
+                now += passed;
+                if !fails {
+                    prop_assert_eq!(trouble.answered(), std::mem::take(&mut is_ongoing));
+                    continue;
+                }
+                failures += 1;
+                let report = trouble.failed(Instant::ZERO + Duration::from_millis(now));
+                prop_assert_eq!(report.is_some(), last.is_none_or(|at| now - at >= 60_000));
+                if let Some(count) = report {
+                    told += count;
+                    prop_assert_eq!(told, failures);
+                    (last, is_ongoing) = (Some(now), true);
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_dead_upstream_is_a_line_a_minute() {

@@ -108,10 +108,113 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(millis: u64) -> Instant {
         Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    /// What happens to an endpoint, with how long ago the question was asked.
+    #[derive(Debug, Clone, Copy)]
+    enum Sign {
+        Answer,
+        Refusal,
+        Break(u64),
+        Timeout(u64),
+        Silence(u64),
+        Question,
+    }
+
+    fn sign() -> impl Strategy<Value = Sign> {
+        // Few different times, so that questions are asked when an answer comes.
+        let ago = || (0_u64..12).prop_map(|times| times * 250);
+        prop_oneof![
+            Just(Sign::Answer),
+            Just(Sign::Refusal),
+            ago().prop_map(Sign::Break),
+            ago().prop_map(Sign::Timeout),
+            ago().prop_map(Sign::Silence),
+            Just(Sign::Question),
+            Just(Sign::Question),
+            Just(Sign::Question),
+        ]
+    }
+
+    /// What passes between two signs: nothing, little, or as much as probes wait.
+    fn time() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), (0_u64..12).prop_map(|times| times * 250), Just(30_000), Just(32_000),]
+    }
+
+    proptest! {
+        /// Against the whole history, looked at anew each time.
+        #[test]
+        fn it_is_down_by_what_came_after_the_last_answer(
+            steps in prop::collection::vec((time(), sign()), 1..120),
+        ) {
+            let mut health = Health::default();
+            let mut now = 10_000;
+            let mut answered: Option<u64> = None;
+            let mut silences = 0;
+            let mut down_since: Option<u64> = None;
+            let mut probes: Vec<u64> = Vec::new(); // waits, in seconds
+            let mut next_probe = 0;
+            for (passed, sign) in steps {
+                now += passed;
+                let silent_since = |ago: u64| answered.is_none_or(|at| at < now - ago);
+                let patience = u64::try_from(health.patience().as_millis()).expect("short");
+                let was_down = down_since.is_some();
+                let mut ends_it = false;
+                let news = match sign {
+                    Sign::Answer => {
+                        let back = health.answered(at(now), Duration::from_millis(1), true);
+                        prop_assert_eq!(back, was_down);
+                        (answered, silences, down_since) = (Some(now), 0, None);
+                        prop_assert_eq!(health.heard_at(), Some(at(now)));
+                        false
+                    }
+                    Sign::Refusal => {
+                        ends_it = true;
+                        health.refused(at(now))
+                    }
+                    Sign::Break(ago) => {
+                        ends_it = silent_since(ago);
+                        health.broke(at(now), at(now - ago))
+                    }
+                    Sign::Timeout(ago) if ago >= patience => {
+                        ends_it = silent_since(ago);
+                        health.timed_out(at(now), at(now - ago))
+                    }
+                    Sign::Timeout(ago) | Sign::Silence(ago) => {
+                        silences += u32::from(silent_since(ago));
+                        ends_it = silent_since(ago) && silences >= SILENT_QUERIES;
+                        if matches!(sign, Sign::Timeout(_)) {
+                            health.timed_out(at(now), at(now - ago))
+                        } else {
+                            health.kept_silent(at(now), at(now - ago))
+                        }
+                    }
+                    Sign::Question => {
+                        let is_due = down_since.is_some() && now >= next_probe;
+                        prop_assert_eq!(health.take_probe(at(now)), is_due);
+                        if is_due {
+                            let wait = probes.last().map_or(2, |wait| (wait * 2).min(30));
+                            next_probe = now + wait * 1_000;
+                            probes.push(wait);
+                        }
+                        false
+                    }
+                };
+                prop_assert_eq!(news, ends_it && !was_down);
+                if news {
+                    down_since = Some(now);
+                    next_probe = now + 1_000;
+                    probes.clear();
+                }
+                prop_assert_eq!(health.is_down(), down_since.is_some());
+            }
+        }
     }
 
     #[test]

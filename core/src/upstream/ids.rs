@@ -133,8 +133,10 @@ mod tests {
     fn a_full_table_says_so_instead_of_searching_for_ever() {
         let mut table = IdTable::default();
         let mut random = Stream::new([0; 32], 1);
+        let mut all = std::collections::BTreeSet::new();
         for _ in 0..IDS {
-            table.allocate((), &mut random).expect("room");
+            let is_new = all.insert(table.allocate((), &mut random).expect("room"));
+            assert!(is_new, "in use twice");
         }
         assert_eq!(table.allocate((), &mut random), None);
     }

@@ -59,6 +59,8 @@ pub(crate) fn spell(question: &mut [u8], bits: u64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::time::Duration;
     use crate::wire::Name;
@@ -68,6 +70,20 @@ mod tests {
         question.extend_from_slice(&[0, b'a', 0, b'c']);
         spell(&mut question, bits);
         question
+    }
+
+    proptest! {
+        /// The case of each letter gives its bit back, and lower case the name.
+        #[test]
+        fn letters_hold_the_bits(name in "[a-z0-9-]{1,60}(\\.[a-z0-9-]{1,60}){0,3}", bits: u64) {
+            let plain = spelled(&name, 0);
+            let wire = spelled(&name, bits);
+            prop_assert_eq!(&wire.to_ascii_lowercase(), &plain);
+            let letters = wire[..wire.len() - 4].iter().filter(|octet| octet.is_ascii_alphabetic());
+            for (place, letter) in letters.enumerate() {
+                prop_assert_eq!(letter.is_ascii_uppercase(), bits >> (place % 64) & 1 == 1);
+            }
+        }
     }
 
     #[test]

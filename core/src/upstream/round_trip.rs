@@ -58,6 +58,8 @@ impl RoundTrip {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn after(samples: impl IntoIterator<Item = u64>) -> Duration {
@@ -66,6 +68,53 @@ mod tests {
             .into_iter()
             .for_each(|millis| round_trip.sample(Duration::from_millis(millis), true));
         round_trip.timeout()
+    }
+
+    /// RFC 6298 section 2 as it is written, in seconds; `None` before the first measurement.
+    fn as_written(samples: &[(u64, bool)]) -> Option<f64> {
+        let mut known: Option<(f64, f64)> = None;
+        let mut ambiguous = 0;
+        for (micros, sent_once) in samples {
+            let r = *micros as f64 / 1e6;
+            ambiguous = if *sent_once { 0 } else { ambiguous + 1 };
+            if !sent_once && ambiguous < 8 && known.is_some() {
+                continue;
+            }
+            known = Some(known.map_or((r, r / 2.0), |(srtt, rttvar)| {
+                let rttvar = 0.75 * rttvar + 0.25 * (srtt - r).abs();
+                (0.875 * srtt + 0.125 * r, rttvar)
+            }));
+        }
+        known.map(|(srtt, rttvar)| srtt + 4.0 * rttvar)
+    }
+
+    proptest! {
+        #[test]
+        fn estimates_are_those_of_rfc_6298(
+            samples in prop::collection::vec((0_u64..3_000_000, any::<bool>()), 0..60),
+        ) {
+            let mut round_trip = RoundTrip::default();
+            for (micros, sent_once) in &samples {
+                round_trip.sample(Duration::from_micros(*micros), *sent_once);
+            }
+            let timeout = round_trip.timeout();
+            let bounds = RETRANSMIT_AFTER..=RETRANSMIT_AFTER_MAX;
+            prop_assert!(bounds.contains(&timeout));
+            let expected = as_written(&samples).unwrap_or(0.0);
+            let expected = expected.clamp(
+                RETRANSMIT_AFTER.as_secs_f64(),
+                RETRANSMIT_AFTER_MAX.as_secs_f64(),
+            );
+            let error = (timeout.as_secs_f64() - expected).abs();
+            prop_assert!(error < 1e-6, "{timeout:?} instead of {expected}");
+        }
+
+        #[test]
+        fn no_time_is_too_long_for_it(samples in prop::collection::vec(any::<u64>(), 1..20)) {
+            let mut round_trip = RoundTrip::default();
+            samples.iter().for_each(|nanos| round_trip.sample(Duration::from_nanos(*nanos), true));
+            prop_assert!(round_trip.timeout() <= RETRANSMIT_AFTER_MAX);
+        }
     }
 
     #[test]

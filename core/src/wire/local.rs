@@ -415,6 +415,37 @@ mod tests {
     }
 
     proptest! {
+        /// What fits the limit is sent whole; else header, question and OPT with TC.
+        #[test]
+        fn replies_fit_or_say_that_they_are_cut(
+            count in 0_usize..120,
+            limit in 512_usize..2_000,
+            edns in prop::option::of(any::<bool>()),
+            error in prop::option::of(any::<u16>()),
+        ) {
+            let question = question("www.example", RecordType::A);
+            let edns = edns.map(|dnssec_ok| ClientEdns { udp_size: 512, dnssec_ok, version: 0 });
+            let asker = Asker { edns, limit: 65_535, ..asker(&question) };
+            let error = error.map(ExtendedError);
+            let records = vec![address(Owner::Question, 1); count];
+            let write = |out: &mut Vec<u8>, asker: &Asker<'_>| {
+                let soa = [local_soa(60)];
+                let len = write_local(out, asker, SETTINGS, Rcode::NOERROR, &records, &soa, error);
+                out.truncate(len);
+            };
+            let (mut whole, mut out) = (vec![0; 65_535], vec![0; 65_535]);
+            write(&mut whole, &asker);
+            write(&mut out, &Asker { limit, ..asker });
+            if whole.len() <= limit {
+                prop_assert_eq!(out, whole);
+            } else {
+                prop_assert!(out.len() <= limit);
+                prop_assert_eq!(out[2] & 2, 2, "TC");
+                prop_assert_eq!(&out[6..12], &[0, 0, 0, 0, 0, u8::from(edns.is_some())]);
+                prop_assert_eq!(&out[12..12 + question.len()], &question);
+            }
+        }
+
         #[test]
         fn compressed_names_are_what_was_meant(
             asked in "[a-cA-C]{1,2}(\\.[a-cA-C]{1,2}){0,3}",

@@ -371,6 +371,23 @@ mod tests {
     }
 
     proptest! {
+        /// What the client says it takes, 512 at least; without EDNS 512; never more than is ours to
+        /// send.
+        #[test]
+        fn the_limit_is_the_lesser_of_both_sides(
+            theirs in prop::option::of(prop_oneof![0_u16..600, any::<u16>()]),
+            ours in 512_u16..,
+        ) {
+            let message = match theirs {
+                None => plain(),
+                Some(size) => plain().opt(size, 0, &[]),
+            };
+            let limit = QueryView::parse(&message.0).unwrap().udp_limit(ours);
+            let takes = usize::from(theirs.unwrap_or(512));
+            prop_assert!(limit >= 512 && limit <= usize::from(ours));
+            prop_assert_eq!(limit, if takes < 512 { 512 } else { takes.min(ours.into()) });
+        }
+
         #[test]
         fn no_octets_panic(octets in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = QueryView::parse(&octets);
