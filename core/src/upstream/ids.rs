@@ -102,6 +102,13 @@ impl<T: Copy> IdTable<T> {
         self.ids.iter().copied().zip(self.owners.iter().copied())
     }
 
+    /// Puts an id in twice, for tests of who finds such a thing.
+    #[cfg(test)]
+    pub(crate) fn damage_twice(&mut self) {
+        self.ids.extend_from_within(..1);
+        self.owners.extend_from_within(..1);
+    }
+
     /// The owners of all queries in flight, oldest first as long as nothing was released.
     pub(crate) fn owners(&self) -> impl Iterator<Item = T> {
         self.owners.iter().filter_map(|owner| *owner)

@@ -1,5 +1,6 @@
 //! The engine without a socket and without a clock.
 
+mod audit;
 mod chain;
 mod forwarding;
 mod harness;
