@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::fmt::Write as _;
 use std::rc::Rc;
 
 /// Why a configuration cannot be used. Shown as `balancedns.lua:14: upstreams[2].addr: "1.1.1.1"
@@ -65,6 +66,7 @@ impl std::error::Error for ConfigErrors {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         write_place(f, &self.file, self.line, &self.path)?;
         f.write_str(&self.message)?;
         if !self.expected.is_empty() {
@@ -76,6 +78,7 @@ impl fmt::Display for ConfigError {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut OneLine(f);
         write_place(f, &self.file, self.line, &self.path)?;
         f.write_str(&self.message)
     }
@@ -94,13 +97,24 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
+/// Writes control characters as escapes: a script may raise whatever it likes, and what an operator
+/// gets is one line that does nothing to the terminal.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            let control = part.chars().next_back().filter(|last| last.is_control());
+            let plain = part.len() - control.map_or(0, char::len_utf8);
+            self.0.write_str(&part[..plain])?;
+            control.map_or(Ok(()), |control| write!(self.0, "{}", control.escape_default()))?;
+        }
+        Ok(())
+    }
+}
+
 /// Writes `file:line: path: `, as far as they are known.
-fn write_place(
-    f: &mut fmt::Formatter<'_>,
-    file: &str,
-    line: Option<u32>,
-    path: &str,
-) -> fmt::Result {
+fn write_place(f: &mut OneLine<'_, '_>, file: &str, line: Option<u32>, path: &str) -> fmt::Result {
     if !file.is_empty() {
         match line {
             Some(line) => write!(f, "{file}:{line}: ")?,
@@ -238,6 +252,27 @@ mod tests {
         assert_eq!(path.to_string(), "upstreams[2].addr");
         assert_eq!(Path::default().key("a b").key("c-d").to_string(), "[\"a b\"][\"c-d\"]");
         assert_eq!(Path::default().to_string(), "");
+    }
+
+    #[test]
+    fn whatever_is_raised_an_error_is_one_line_without_control_characters() {
+        let error = ConfigError {
+            path: String::new(),
+            file: "a\nb.lua".to_owned(),
+            line: Some(3),
+            message: "one\ntwo\u{1b}[2J caf\u{e9}\u{85}".to_owned(),
+            expected: "\t".to_owned(),
+        };
+        let shown = r"a\nb.lua:3: one\ntwo\u{1b}[2J café\u{85}; expected \t";
+        assert_eq!(error.to_string(), shown);
+        assert_eq!(ConfigErrors::new(vec![error.clone(), error]).to_string().lines().count(), 2);
+        let warning = Warning {
+            path: "a".to_owned(),
+            file: "b.lua".to_owned(),
+            line: None,
+            message: "\r\0".to_owned(),
+        };
+        assert_eq!(warning.to_string(), r"b.lua: a: \r\u{0}");
     }
 
     #[test]
