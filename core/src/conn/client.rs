@@ -131,9 +131,9 @@ impl ClientConn {
         self.unsent.push_back((self.handed, now));
     }
 
-    /// Answers went out.
+    /// Answers went out. More than were handed over cannot have.
     pub(crate) fn note_written(&mut self, now: Instant, octets: usize) {
-        self.sent = self.handed.min(self.sent + octets as u64);
+        self.sent = self.handed.min(self.sent.saturating_add(octets as u64));
         self.active_at = now;
         while self.unsent.front().is_some_and(|(end, _)| *end <= self.sent) {
             self.unsent.pop_front();

@@ -409,6 +409,22 @@ fn octets_that_are_no_query_end_a_stream() {
 }
 
 #[test]
+fn no_more_octets_of_a_stream_have_left_than_were_handed_over() {
+    let mut world = World::new(udp(&["one"]));
+    world.writable = false;
+    let conn = world.connect_client();
+    for id in 1..3 {
+        world.stream_says(conn, &framed(&query(id, "localhost")));
+        for octets in [usize::MAX, usize::MAX, 1] {
+            world.engine.handle_written(world.now, conn, octets);
+        }
+        world.pump();
+    }
+    assert_eq!(world.messages(conn).len(), 2);
+    assert!(world.is_live(conn));
+}
+
+#[test]
 fn a_connection_with_many_unanswered_queries_is_replaced_in_time() {
     let mut world = World::new(tcp());
     let mut conns = Vec::new();
