@@ -83,11 +83,12 @@ pub fn pack(
         // Off the hot path: nearly everybody sends OPT last.
         if let Some(message) = without_hop_by_hop(view.message())
             && let Ok(rewritten) = ResponseView::parse(&message)
+            && rewritten.truncated() == view.truncated()
         {
             return Ok(write(&rewritten, meaning, bounds, now, out));
         }
-        // hickory could not read it: what is behind the removed record is left out, which is
-        // allowed for additional records (RFC 2181 section 9).
+        // hickory could not read it, or it became too long: what is behind the removed record is
+        // left out, which is allowed for additional records (RFC 2181 section 9).
     }
     Ok(write(view, meaning, bounds, now, out))
 }

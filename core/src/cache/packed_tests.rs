@@ -265,6 +265,28 @@ fn what_hickory_cannot_read_loses_the_additional_records_behind_opt() {
     assert_eq!(cacheable, seconds(60));
 }
 
+/// Names that hickory does not compress when it writes them make some messages longer than any may
+/// be. What it cuts off then is not what the upstream left out.
+#[test]
+fn what_does_not_fit_when_written_afresh_stays_as_it_came() {
+    let name = [&"a".repeat(63)[..], &"b".repeat(63), &"c".repeat(63), "example"].join(".");
+    let target = [&[0, 1, 0, 1, 0, 53], AT_QUESTION].concat();
+    let mut draft = Draft::new(7, QR).question(&name, RecordType(33));
+    for _ in 0..255 {
+        draft = draft.record(ANSWER, AT_QUESTION, RecordType(33), 60, &target);
+    }
+    // A tenth of the longest message; spelled out it is half as long again as that.
+    for _ in 0..120 {
+        draft = draft.record(ADDITIONAL, AT_QUESTION, RecordType(33), 60, &target);
+    }
+    let draft = draft.opt(1_232, 0, &[]).record(ADDITIONAL, &wire("x"), RecordType::A, 60, &[1; 4]);
+    let (cacheable, out) = packed(&draft, &BOUNDS);
+    let answer = Packed::new(&out);
+    assert_eq!(cacheable, seconds(60));
+    assert!(!answer.truncated());
+    assert_eq!(answer.counts(), [255, 0, 120]);
+}
+
 /// The reply to a plain query for `www.example`, at some second.
 fn reply(answer: Packed<'_>, now: u64) -> Vec<u8> {
     reply_at(answer, at(now))
