@@ -49,6 +49,7 @@ impl Engine {
             if fetch.candidates.is_empty() || exhausted || now >= fetch.deadline {
                 return self.give_up(now, handle, out);
             }
+            fetch.all_asked |= fetch.cursor >= fetch.candidates.len();
             fetch.cursor %= fetch.candidates.len();
             let tried = match fetch.candidate() {
                 Candidate::Endpoint(endpoint) => self.try_endpoint(now, handle, endpoint, out),
@@ -231,7 +232,8 @@ impl Engine {
 
     fn retransmit(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
-        if fetch.is_spent() {
+        if fetch.sends + fetch.never_asked() >= fetch.sends_max {
+            // What is left is for those who have not been asked at all.
             fetch.attempt.overdue_at = None;
             return;
         }

@@ -34,6 +34,8 @@ pub(super) struct Fetch {
     pub(super) candidates: Vec<Candidate>,
     /// Which of them is being asked.
     pub(super) cursor: usize,
+    /// Each of them has been asked once.
+    pub(super) all_asked: bool,
     pub(super) attempt: Attempt,
     /// Queries sent in all, of all attempts.
     pub(super) sends: u32,
@@ -56,6 +58,12 @@ impl Fetch {
     /// Whom the attempt in flight, or the one that has just ended, is put to.
     pub(super) fn candidate(&self) -> Candidate {
         self.candidates[self.cursor]
+    }
+
+    /// How many candidates have not been asked yet.
+    pub(super) fn never_asked(&self) -> u32 {
+        let behind = self.candidates.len().saturating_sub(self.cursor + 1);
+        if self.all_asked { 0 } else { u32::try_from(behind).unwrap_or(u32::MAX) }
     }
 
     /// Whether nothing may be sent for it any more.
@@ -265,6 +273,7 @@ impl Engine {
             waiters: Vec::new(),
             candidates,
             cursor: 0,
+            all_asked: false,
             attempt: Attempt::none(now),
             sends: 0,
             sends_max: match purpose {

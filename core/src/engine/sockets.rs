@@ -102,7 +102,7 @@ impl Engine {
             let taken = match self.owner_of(handle, message) {
                 Ok(None) => Ok(()),
                 Ok(Some(fetch)) if meta.truncated => self.cut_datagram(now, fetch, message, out),
-                Ok(Some(fetch)) => self.upstream_datagram(now, fetch, message, out),
+                Ok(Some(fetch)) => self.upstream_datagram(now, handle, fetch, message, out),
                 Err(what) => Err(what),
             };
             if let Err(what) = taken {
@@ -134,6 +134,7 @@ impl Engine {
     fn upstream_datagram(
         &mut self,
         now: Instant,
+        socket: SocketHandle,
         fetch: FetchHandle,
         message: &[u8],
         out: &mut Out<'_>,
@@ -144,6 +145,8 @@ impl Engine {
             // The server's own habit or a spoofer's good guess: only a stream can tell.
             self.metrics.counters.count(Counter::ReplyOtherCase);
             self.fetches.get_mut(fetch).expect("its id is in flight").case_differs = true;
+            // Who knew the port is not to meet the question there again.
+            self.retire_socket(socket);
             self.ask_over_stream(now, fetch, out);
         } else {
             self.reply(now, fetch, &view, Carrier::Datagram, out);

@@ -131,8 +131,12 @@ impl Backoff {
         (self.until > now).then_some(self.until)
     }
 
-    /// A try failed. The first wait is `first`, none is longer than `longest`.
+    /// A try failed. The first wait is `first`, none is longer than `longest`. Failures are in a row as
+    /// long as no more than that passes between a wait and the next failure.
     pub(crate) fn failed(&mut self, now: Instant, first: Duration, longest: Duration) {
+        if now.since(self.until) > longest {
+            self.failures = 0;
+        }
         let doublings = self.failures.min(16);
         let wait = first.saturating_mul(1 << doublings);
         self.failures = self.failures.saturating_add(1);
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The n-th failure in a row waits for the first wait times two to the n, at most the longest.
+        /// The n-th failure in a row, none of them long after the wait before, waits for the first wait times two to the n, at most the longest.
         #[test]
         fn waits_are_powers_of_two(
             first in 0_u64..10_000,
@@ -168,6 +172,9 @@ mod tests {
                 let expected = (until > now).then(|| Instant::ZERO + Duration::from_millis(until));
                 prop_assert_eq!(wait, expected);
                 if fails {
+                    if now.saturating_sub(until) > longest {
+                        failures = 0; // too long ago to be in a row
+                    }
                     let millis = Duration::from_millis;
                     backoff.failed(instant, millis(first), millis(longest));
                     let doubled = u128::from(first) << failures.min(60);
@@ -242,6 +249,12 @@ mod tests {
         for _ in 0..100 {
             backoff.failed(now, FIRST, LONGEST); // no overflow
         }
+        let soon = now + LONGEST + LONGEST;
+        backoff.failed(soon, FIRST, LONGEST);
+        assert_eq!(backoff.wait(soon), Some(soon + LONGEST), "still in a row");
+        let later = soon + LONGEST * 2 + Duration::from_nanos(1);
+        backoff.failed(later, FIRST, LONGEST);
+        assert_eq!(backoff.wait(later), Some(later + FIRST), "an hour later it begins anew");
         backoff.succeeded();
         assert_eq!(backoff.wait(now), None);
     }
