@@ -253,4 +253,24 @@ mod tests {
         let seen: Vec<_> = batch.iter().map(|(m, b)| (m.truncated, b.to_vec())).collect();
         assert_eq!(seen, [(true, b"abc".to_vec()), (false, b"abc".to_vec())]);
     }
+
+    #[test]
+    fn a_system_call_may_fill_the_slots() {
+        let mut batch = ReceiveBatch::new(3, 4);
+        assert!(batch.is_empty());
+        for slot in batch.slots_mut().take(2) {
+            slot.copy_from_slice(b"abcd");
+        }
+        let local = Some(NO_PEER.ip());
+        batch.set(0, ReceiveMeta { local, len: 2, ..NO_META });
+        batch.set(1, ReceiveMeta { len: 9, truncated: true, ..NO_META });
+        batch.set_len(2);
+        assert_eq!((batch.len(), batch.is_empty(), batch.capacity()), (2, false, 3));
+        let seen: Vec<_> = batch.iter().map(|(m, b)| (m.local, m.truncated, b.to_vec())).collect();
+        assert_eq!(seen, [(local, false, b"ab".to_vec()), (None, true, b"abcd".to_vec())]);
+        batch.set_len(9);
+        assert_eq!(batch.len(), 3, "no more than there are slots");
+        batch.clear();
+        assert_eq!(batch.iter().count(), 0);
+    }
 }

@@ -83,3 +83,34 @@ impl std::hash::Hasher for PrehashedHasher {
     /// A slice announces its length before its bytes: that says nothing about the key.
     fn write_usize(&mut self, _length: usize) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::Hasher as _;
+
+    use super::*;
+
+    #[test]
+    fn the_key_decides_and_is_not_shown() {
+        let (one, other) = (KeyedState::new((1, 2)), KeyedState::new((1, 3)));
+        assert_eq!(one.hash_bytes(b"x"), KeyedState::new((1, 2)).hash_bytes(b"x"));
+        assert_ne!(one.hash_bytes(b"x"), other.hash_bytes(b"x"));
+        assert_eq!(format!("{one:?}"), "KeyedState(..)");
+    }
+
+    /// Whether it comes as octets or as a number, the hash is what stands in front.
+    #[test]
+    fn a_hash_that_is_there_already_is_taken_as_it_is() {
+        let hash = |feed: &dyn Fn(&mut PrehashedHasher)| {
+            let mut hasher = Prehashed.build_hasher();
+            feed(&mut hasher);
+            hasher.finish()
+        };
+        let number = 0x0102_0304_0506_0708_u64;
+        let octets = [&number.to_le_bytes()[..], b"whatever follows"].concat();
+        assert_eq!(hash(&|hasher| hasher.write_u64(number)), number);
+        assert_eq!(hash(&|hasher| hasher.write(&octets)), number);
+        assert_eq!(hash(&|hasher| hasher.write(&octets[..2])), 0x0708, "short ones too");
+        assert_eq!(hash(&|hasher| hasher.write_usize(9)), 0);
+    }
+}

@@ -37,7 +37,7 @@ bugs! {
         "A query upstream takes the id of another one that is in flight on the same socket.";
     GivenUpIdReused "given-up-id-reused" "S9",
         "A query upstream takes the id of one that was just given up, whose reply may still come.";
-    RetransmissionUnarmed "retransmission-unarmed" "S2",
+    RetransmissionUnarmed "retransmission-unarmed" "S2, S16",
         "After a retransmission nobody looks at the question again.";
     LetterCaseLost "letter-case-lost" "S3",
         "A reply from the cache repeats the question in lower case.";
@@ -51,7 +51,7 @@ bugs! {
         "The upstream's OPT record is kept with the answer and given to clients.";
     WaiterForgotten "waiter-forgotten" "S1, S2",
         "The last of several clients that wait for one answer gets none.";
-    CoalescingMissed "coalescing-missed" "S11",
+    CoalescingMissed "coalescing-missed" "S11, S16",
         "A question that is being asked already is asked once more.";
     DnssecOkNotInKey "dnssec-ok-not-in-key" "S8",
         "Answers with and without DO are taken for one another.";
@@ -63,13 +63,13 @@ bugs! {
         "What has expired is still answered from the cache, as if it were fresh.";
     CacheOctetsOnReplace "cache-octets-on-replace" "S16",
         "An answer that is replaced in the cache stays in the account of octets.";
-    AttemptsMaxOverStream "attempts-max-over-stream" "S11",
+    AttemptsMaxOverStream "attempts-max-over-stream" "S11, S16",
         "Asking again over TCP does not count against `attempts_max`.";
     GenerationIgnored "generation-ignored" "S18, S22",
         "An event for what has ended reaches whoever has its slot now.";
     EarlyTimeoutActs "early-timeout-acts" "S20",
         "A timeout that is handled early does what is due next.";
-    LastOfBatchLost "last-of-batch-lost" "S1, S19",
+    LastOfBatchLost "last-of-batch-lost" "S1, S2, S19",
         "The last one of several datagrams that came together is overlooked.";
     OldBlocklist "old-blocklist" "S7",
         "After a reload the blacklist is the one before.";
@@ -81,7 +81,7 @@ bugs! {
         "Negative answers live for as long as the TTL of their SOA, whatever its MINIMUM.";
     StreamReplyUncounted "stream-reply-uncounted" "S23",
         "Replies that were waited for over a stream are not counted.";
-    TruncatedTakenAsWhole "truncated-taken-as-whole" "S13, S5",
+    TruncatedTakenAsWhole "truncated-taken-as-whole" "S5, S6, S13",
         "A truncated reply from upstream is cached and answered as if it were whole.";
     ServfailKeptTooLong "servfail-kept-too-long" "S5, L2",
         "SERVFAIL is cached for a day, however long the configuration allows.";
@@ -93,7 +93,7 @@ bugs! {
         "Late replies over UDP leave from any address, not from the one that was asked.";
     UpstreamDownForEver "upstream-down-for-ever" "L1, L2",
         "An upstream that was down stays down although it answers.";
-    InFlightUnbounded "in-flight-unbounded" "S10",
+    InFlightUnbounded "in-flight-unbounded" "S10, S16",
         "`max_in_flight` of an upstream is no bound.";
     UnsentMiscounted "unsent-miscounted" "S16",
         "What a connection still had to send stays in the worker's account when it is closed.";

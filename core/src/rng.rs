@@ -94,4 +94,9 @@ mod tests {
         assert!(seen.iter().all(|&n| n > 50 && n < 160), "{seen:?}");
         assert_eq!(stream.below(0), 0);
     }
+
+    #[test]
+    fn the_state_is_not_shown() {
+        assert_eq!(format!("{:?}", Stream::new([7; 32], 1)), "Stream(..)");
+    }
 }

@@ -25,3 +25,13 @@ impl Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Transport::{Doh, Dot, Tcp, Udp};
+
+    #[test]
+    fn names_are_those_of_the_documentation() {
+        assert_eq!([Udp, Tcp, Dot, Doh].map(|one| one.name()), ["udp", "tcp", "dot", "doh"]);
+    }
+}

@@ -239,4 +239,13 @@ mod tests {
             prop_assert_eq!(key(&one).hash() == key(&other).hash(), equal);
         }
     }
+
+    #[test]
+    fn a_key_hashes_to_its_own_hash_and_is_shown_by_name() {
+        use std::hash::BuildHasher;
+
+        let one = key("www.Example");
+        assert_eq!(crate::hash::Prehashed.hash_one(&one), one.hash());
+        assert_eq!(format!("{one:?}"), format!("Key(www.example., {:016x})", one.hash()));
+    }
 }

@@ -305,3 +305,58 @@ pub enum Action {
     /// The engine has drained: nothing is left, nothing more will come.
     Stopped,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    const ALL: [IoFailure; 9] = [
+        IoFailure::Refused,
+        IoFailure::Unreachable,
+        IoFailure::Reset,
+        IoFailure::TimedOut,
+        IoFailure::AddressUnavailable,
+        IoFailure::NoResources,
+        IoFailure::TooBig,
+        IoFailure::Unsupported,
+        IoFailure::Other,
+    ];
+
+    /// Linux numbers, as adapters get them.
+    #[test]
+    fn errors_of_the_operating_system_fall_into_classes() {
+        for (number, class) in [
+            (111, IoFailure::Refused),           // ECONNREFUSED
+            (113, IoFailure::Unreachable),       // EHOSTUNREACH
+            (101, IoFailure::Unreachable),       // ENETUNREACH
+            (100, IoFailure::Unreachable),       // ENETDOWN
+            (104, IoFailure::Reset),             // ECONNRESET
+            (103, IoFailure::Reset),             // ECONNABORTED
+            (32, IoFailure::Reset),              // EPIPE
+            (110, IoFailure::TimedOut),          // ETIMEDOUT
+            (99, IoFailure::AddressUnavailable), // EADDRNOTAVAIL
+            (98, IoFailure::NoResources),        // EADDRINUSE
+            (12, IoFailure::NoResources),        // ENOMEM
+            (23, IoFailure::NoResources),        // ENFILE
+            (24, IoFailure::NoResources),        // EMFILE
+            (105, IoFailure::NoResources),       // ENOBUFS
+            (90, IoFailure::TooBig),             // EMSGSIZE
+            (38, IoFailure::Unsupported),        // ENOSYS
+            (5, IoFailure::Other),               // EIO
+        ] {
+            assert_eq!(IoFailure::from(&io::Error::from_raw_os_error(number)), class, "{number}");
+        }
+        assert_eq!(IoFailure::from(&io::Error::other("of our own")), IoFailure::Other);
+    }
+
+    #[test]
+    fn classes_have_names_of_their_own_and_some_are_ours() {
+        let names: std::collections::BTreeSet<_> = ALL.iter().map(|class| class.name()).collect();
+        assert_eq!(names.len(), ALL.len());
+        let local: Vec<_> = ALL.into_iter().filter(|class| class.is_local()).collect();
+        use IoFailure::{AddressUnavailable, NoResources, TooBig, Unsupported};
+        assert_eq!(local, [AddressUnavailable, NoResources, TooBig, Unsupported]);
+    }
+}

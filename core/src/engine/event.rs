@@ -307,4 +307,89 @@ mod tests {
         assert!(passes);
         assert_eq!(summary, Some(Event::Suppressed { event: "limit_reached", count: 95 }));
     }
+
+    /// What operators read, by stable names.
+    #[test]
+    fn each_kind_has_a_name_a_level_and_a_text() {
+        let upstream = || "one".to_owned();
+        let host = || "dns.example.".to_owned();
+        let addr = |last: u8| SocketAddr::from(([192, 0, 2, last], 53));
+        let failed = |failures| Event::UpstreamFailed {
+            upstream: upstream(),
+            addr: addr(1),
+            failure: IoFailure::Refused,
+            failures,
+        };
+        let not_found = |known| Event::HostNotFound { upstream: upstream(), host: host(), known };
+        let found = vec![addr(1), addr(2)];
+        let events = [
+            (failed(1), Level::Warn, "upstream one (192.0.2.1:53): refused"),
+            (failed(7), Level::Warn, "upstream one (192.0.2.1:53): refused (7 failures)"),
+            (
+                Event::UpstreamAnswers { upstream: upstream(), addr: addr(1) },
+                Level::Info,
+                "upstream one (192.0.2.1:53) answers again",
+            ),
+            (
+                Event::UpstreamIgnoresCase { upstream: upstream(), addr: addr(1) },
+                Level::Info,
+                "upstream one (192.0.2.1:53) does not repeat the letter case of names; it is asked \
+                 in lower case for 3600 s",
+            ),
+            (
+                Event::HostFound { upstream: upstream(), host: host(), addresses: found.clone() },
+                Level::Info,
+                "upstream one: dns.example. is at 192.0.2.1:53, 192.0.2.2:53",
+            ),
+            (
+                not_found(Vec::new()),
+                Level::Warn,
+                "upstream one: no address of dns.example. could be looked up",
+            ),
+            (
+                not_found(found),
+                Level::Warn,
+                "upstream one: dns.example. could not be looked up again; still asked: \
+                 192.0.2.1:53, 192.0.2.2:53",
+            ),
+            (
+                Event::UpstreamSpoofed { upstream: upstream() },
+                Level::Warn,
+                "upstream one: too many replies to no query of ours; its port was changed",
+            ),
+            (Event::LimitReached { limit: "fetches" }, Level::Warn, "limit reached: fetches"),
+            (
+                Event::Suppressed { event: "limit_reached", count: 9 },
+                Level::Warn,
+                "9 more events of the kind limit_reached were left out",
+            ),
+        ];
+        let mut kinds = [""; KINDS];
+        for (event, level, text) in events {
+            assert_eq!((event.level(), event.to_string().as_str()), (level, text));
+            kinds[event.kind()] = event.name();
+        }
+        let query = Event::Query(Box::new(QueryRecord {
+            client: addr(9),
+            transport: Transport::Tcp,
+            name: (*b"\x01a\0").into(),
+            record_type: RecordType::AAAA,
+            rcode: Rcode::NXDOMAIN,
+            reason: Reason::Cached,
+            took: Duration::from_millis(2),
+        }));
+        assert_eq!(query.to_string(), "192.0.2.9:53 tcp a. AAAA -> NXDOMAIN (cached) in 2000 us");
+        assert_eq!(query.level(), Level::Info);
+        kinds[query.kind()] = query.name();
+        let names: std::collections::BTreeSet<_> = kinds.iter().collect();
+        assert!(names.len() == KINDS && !kinds.contains(&""), "{kinds:?}");
+    }
+
+    #[test]
+    fn what_has_a_measure_of_its_own_always_passes() {
+        let mut gate = EventGate::default();
+        let addr = SocketAddr::from(([192, 0, 2, 1], 53));
+        let event = Event::UpstreamAnswers { upstream: "one".to_owned(), addr };
+        assert!((0..100).all(|_| gate.admit(Instant::ZERO, &event) == (true, None)));
+    }
 }

@@ -94,3 +94,60 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const ALL: [Reason; 18] = [
+        Reason::Forwarded,
+        Reason::Cached,
+        Reason::CachedFailure,
+        Reason::Blocked,
+        Reason::Hosts,
+        Reason::SpecialName,
+        Reason::MinimalAny,
+        Reason::NotAllowed,
+        Reason::Malformed,
+        Reason::NotSupported,
+        Reason::BadVersion,
+        Reason::RecursionNotDesired,
+        Reason::NoRoute,
+        Reason::UpstreamsRefused,
+        Reason::UpstreamsUnreachable,
+        Reason::TimedOut,
+        Reason::Overload,
+        Reason::Stopping,
+    ];
+
+    #[test]
+    fn names_are_labels_of_their_own() {
+        let names: BTreeSet<_> = ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), ALL.len());
+        let plain = |name: &str| name.chars().all(|c| c == '_' || c.is_ascii_lowercase());
+        assert!(names.into_iter().all(plain), "names are values of a label");
+    }
+
+    /// The numbers of RFC 8914 section 5.2.
+    #[test]
+    fn extended_errors_are_those_of_the_registry() {
+        let told: Vec<_> =
+            ALL.iter().filter_map(|reason| Some((*reason, reason.extended_error()?.0))).collect();
+        let expected = [
+            (Reason::CachedFailure, 13),
+            (Reason::Blocked, 15),
+            (Reason::NotAllowed, 18),
+            (Reason::NotSupported, 21),
+            (Reason::RecursionNotDesired, 20),
+            (Reason::NoRoute, 22),
+            (Reason::UpstreamsRefused, 23),
+            (Reason::UpstreamsUnreachable, 23),
+            (Reason::TimedOut, 22),
+            (Reason::Overload, 0),
+            (Reason::Stopping, 14),
+        ];
+        assert_eq!(told, expected);
+    }
+}

@@ -391,4 +391,11 @@ mod tests {
             prop_assert!(suffixes(&octets).count() <= octets.len());
         }
     }
+
+    #[test]
+    fn names_are_shown_for_developers_too() {
+        let name = Name::parse("www.example").unwrap();
+        assert_eq!(format!("{name:?}"), "Name(www.example.)");
+        assert_eq!(format!("{:?}", DisplayName(name.as_wire())), "DisplayName(www.example.)");
+    }
 }

@@ -478,3 +478,40 @@ fn an_empty_list_of_resolvers_that_nobody_handles_is_an_error() {
     assert_eq!(FakeHost::new().resolvers(&["127.0.0.1:53"]).errors(text), expected);
     FakeHost::new().load(text).expect("loads with a resolver");
 }
+
+#[test]
+fn all_errors_are_one_text_of_a_line_each() {
+    let source = balancedns_core::config::Source {
+        name: "test.lua".to_owned(),
+        folder: String::new(),
+        text: "return { acl = 1, cache = 2 }".to_owned(),
+    };
+    let errors = balancedns_core::config::load(&source, &FakeHost::new()).expect_err("wrong");
+    let text = errors.to_string();
+    assert_eq!(text.lines().count(), errors.iter().count());
+    for (line, error) in text.lines().zip(&errors) {
+        assert_eq!(line, error.to_string());
+    }
+    assert!(text.lines().count() >= 3, "acl, cache and no upstream: {text}");
+}
+
+#[test]
+fn there_are_bounds_to_what_a_configuration_holds() {
+    let many = "local list = {} for n = 1, 1001 do
+            list[n] = { name = 'u' .. n, addr = '192.0.2.1:53' }
+        end
+        return { upstreams = list }";
+    let errors = FakeHost::new().errors(many);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("is too long; expected at most 1000 upstreams"), "{errors:?}");
+
+    let listeners = "local list = {} for n = 1, 513 do list[n] = '127.0.0.1:' .. 1000 + n end
+        return { listen = { dns = list },
+            upstreams = { { name = 'u', addr = '192.0.2.1:53' } } }";
+    let errors = FakeHost::new().errors(listeners);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].contains("listen.dns: has 1026 sockets; expected at most 1024"),
+        "{errors:?}"
+    );
+}

@@ -296,8 +296,16 @@ fn values_without_effect_are_warned_about() {
             with_upstream("zones = { 'a.example', 'A.example.' }"),
             "etc/test.lua:2: upstreams[1].zones[2]: \"A.example.\" is listed twice",
         ),
+        (
+            with("routing = { bootstrap = { '192.0.2.1', '192.0.2.1:53' } }"),
+            "etc/test.lua:2: routing.bootstrap[2]: \"192.0.2.1:53\" is listed twice",
+        ),
+        (
+            with("routing = { chain = { 'upstream' } }, hosts = { file = 'hosts' }"),
+            "etc/test.lua:2: hosts.file: has no effect without \"hosts\" in routing.chain",
+        ),
     ] {
-        let loaded = FakeHost::new().load(&text).expect("loads");
+        let loaded = FakeHost::new().file("etc/hosts", "").load(&text).expect("loads");
         assert_eq!(warnings(&loaded), [warning], "{text}");
     }
 }

@@ -9,6 +9,8 @@ mod host_names;
 mod hostile;
 mod letter_case;
 mod lifecycle;
+mod limits;
 mod random;
+mod replies;
 mod special;
 mod streams;

@@ -326,7 +326,8 @@ impl Run {
         let Some(conn) = self.one_of(&self.clients.clone()) else { return };
         self.clients.retain(|client| *client != conn);
         self.asked.retain(|_, asked| asked.conn != Some(conn));
-        self.world.break_conn(conn, Closed::Cleanly);
+        let how = [Closed::Cleanly, Closed::Failed(IoFailure::Reset)];
+        self.world.break_conn(conn, pick(&mut self.random, &how));
     }
 
     fn reload(&mut self) {
