@@ -83,13 +83,46 @@ fn plain_find(
             if back == 0 { 0 } else { text.len().saturating_sub(back) }
         }
     };
+    if wanted.is_empty() {
+        // It is everywhere, also between the octets of one letter.
+        let here = start <= text.len();
+        return Ok((here.then_some(start + 1), here.then_some(start)));
+    }
+    // Within a letter no other one begins.
+    let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(start);
     let found = text.get(start..).and_then(|rest| rest.find(&*wanted));
     Ok((found.map(|at| start + at + 1), found.map(|at| start + at + wanted.len())))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// As the manual of Lua 5.1 has it (section 5.4, `string.find` with `plain`), octet by octet.
+    fn naive_find(text: &[u8], wanted: &[u8], init: i64) -> (Option<usize>, Option<usize>) {
+        let len = i64::try_from(text.len()).unwrap();
+        let init = if init < 0 { (len + init + 1).max(1) } else { init.max(1) };
+        let start = usize::try_from(init - 1).unwrap();
+        let mut places = start..(text.len() + 1).saturating_sub(wanted.len());
+        let found = places.find(|at| text[*at..].starts_with(wanted));
+        (found.map(|at| at + 1), found.map(|at| at + wanted.len()))
+    }
+
+    proptest! {
+        #[test]
+        fn plain_texts_are_found_where_they_are(
+            text in "[aé€]{0,6}",
+            wanted in "[aé€]{0,2}",
+            init in -20_i64..20,
+        ) {
+            let lua = Lua::new();
+            let string = |text: &str| lua.create_string(text).unwrap();
+            let found = plain_find(&string(&text), &string(&wanted), Some(init)).unwrap();
+            prop_assert_eq!(found, naive_find(text.as_bytes(), wanted.as_bytes(), init));
+        }
+    }
 
     fn eval<T: mlua::FromLua>(script: &str) -> T {
         let lua = Lua::new();
