@@ -164,6 +164,38 @@ fn an_end_that_nobody_asked_for_is_a_failure() {
     assert_eq!(error.as_deref(), Some("ended without being asked"));
 }
 
+#[test]
+fn reports_of_nobody_change_nothing() {
+    let mut supervisor = started(0);
+    supervisor.handle_started(at(1), UnitId(7));
+    assert_eq!(crash(&mut supervisor, at(1), UnitId(7)), AfterExit::Ended);
+    supervisor.handle_started(at(1), UnitId(0));
+    assert_eq!(supervisor.status()[1].last_start_at, Some(Instant::ZERO), "it ran already");
+    assert_eq!((supervisor.poll_decision(at(1)), supervisor.is_ready()), (None, true));
+}
+
+#[test]
+fn a_failure_on_the_way_out_spoils_the_end_but_not_its_deadline() {
+    let mut supervisor = started(0);
+    supervisor.handle_stop(at(10));
+    let deadline = supervisor.next_timeout();
+    while supervisor.poll_decision(at(10)).is_some() {}
+    assert_eq!(crash(&mut supervisor, at(20), UnitId(0)), AfterExit::GivenUp);
+    assert_eq!(supervisor.next_timeout(), deadline);
+    assert_eq!(supervisor.handle_exited(at(30), UnitId(1), None), AfterExit::Ended);
+    assert_eq!(supervisor.poll_decision(at(30)), Some(Decision::End(Outcome::Failed)));
+
+    let mut supervisor = started(0);
+    supervisor.handle_stop(at(10));
+    supervisor.handle_stop(at(11));
+    supervisor.handle_stop(at(12));
+    assert_eq!(supervisor.next_timeout(), None, "nothing is waited for");
+    assert_eq!(crash(&mut supervisor, at(12), UnitId(0)), AfterExit::GivenUp);
+    assert_eq!(supervisor.poll_decision(at(12)), Some(Decision::End(Outcome::Interrupted)));
+    supervisor.handle_stop(at(13));
+    assert_eq!((supervisor.poll_decision(at(13)), supervisor.next_timeout()), (None, None));
+}
+
 proptest! {
     /// Whatever happens, a start is decided only for what is down, waits stay in their bounds,
     /// and the announced timeout is the moment of the next start.

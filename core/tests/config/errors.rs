@@ -110,6 +110,21 @@ const WRONG: &[(&str, &str)] = &[
     ),
     // routing
     (
+        "routing = { chain = { 5 } }",
+        "routing.chain[1]: 5 is wrong; expected one of blacklist, hosts, cache, lua_policy, \
+         upstream, plugin, plugins, lua",
+    ),
+    (
+        "routing = { failover_on = { 2 } }",
+        "routing.failover_on[1]: 2 is wrong; expected the name of an error rcode, such as \
+         \"SERVFAIL\"",
+    ),
+    (
+        "blacklist = { domains = { 5 } }",
+        "blacklist.domains[1]: 5 is wrong; expected a name, or *.name or .name for all names below \
+         it",
+    ),
+    (
         "routing = { chain = { 'blaklist', 'upstream' } }",
         "routing.chain[1]: \"blaklist\" is wrong; expected one of blacklist, hosts, cache, \
          lua_policy, upstream, plugin, plugins, lua (did you mean \"blacklist\"?)",
@@ -253,6 +268,12 @@ const WRONG_UPSTREAM: &[(&str, &str)] = &[
         "upstreams[1].timeout_ms: 0 is wrong; expected a whole number from 1 to 3600000",
     ),
     ("zones = '.'", "upstreams[1].zones: \".\" is wrong; expected a list of zones"),
+    (
+        "zones = { 5 }",
+        "upstreams[1].zones[1]: 5 is wrong; expected a zone such as \"corp.example\", or \".\" for \
+         everything",
+    ),
+    ("doh_url = 5", "upstreams[1].doh_url: 5 is wrong; expected an https url"),
     (
         "zones = { 'a..b' }",
         "upstreams[1].zones[1]: \"a..b\" is not a name: a label is empty; expected a zone such as \
@@ -514,4 +535,20 @@ fn there_are_bounds_to_what_a_configuration_holds() {
         errors[0].contains("listen.dns: has 1026 sockets; expected at most 1024"),
         "{errors:?}"
     );
+}
+
+#[test]
+fn a_long_text_is_shown_shortened_and_a_long_name_is_none() {
+    let long = "x".repeat(200);
+    let errors = FakeHost::new().errors(&with(&format!("acl = '{long}'")));
+    let shown = errors[0].strip_prefix("etc/test.lua:2: acl: \"").expect("it is quoted");
+    assert!(shown.starts_with("xxx") && shown.contains("x\"... is wrong") && shown.len() < 150);
+
+    let text =
+        format!("return {{ upstreams = {{ {{ name = '{long}', addr = '192.0.2.1:53' }} }} }}");
+    let errors = FakeHost::new().errors(&text);
+    assert!(errors[0].ends_with("expected a name of up to 100 printable characters"), "{errors:?}");
+    let control = "return { upstreams = { { name = 'a\\nb', addr = '192.0.2.1:53' } } }";
+    let errors = FakeHost::new().errors(control);
+    assert!(errors[0].ends_with("expected a name of up to 100 printable characters"), "{errors:?}");
 }

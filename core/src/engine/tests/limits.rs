@@ -189,3 +189,31 @@ fn a_question_may_be_put_to_so_many() {
     let (_, fetch) = world.engine.fetches.iter().next().expect("it is asked");
     assert_eq!(fetch.candidates.len(), limits::CANDIDATES);
 }
+
+#[test]
+fn the_last_place_may_go_to_a_probe_or_to_nobody() {
+    let mut world = World::new(silent(&["one", "two"]));
+    world.ask(&query(1, "first.example"));
+    let (socket, ..) = world.next_query();
+    world.engine.handle_socket_failed(world.now, socket, crate::engine::IoFailure::Refused);
+    world.pump();
+    world.pass(Duration::from_secs(1));
+    let free = limits::FETCHES - world.engine.sizes().fetches;
+    // The first of these leads to the probe that is due; the rest fill the table but for one place.
+    ask_all(&mut world, (0..free - 2).map(|number| format!("n{number}.example")));
+    world.pump();
+    assert_eq!(world.count(Counter::UpstreamProbes), 1);
+    assert_eq!(world.engine.sizes().fetches, limits::FETCHES - 1);
+    world.replies.clear();
+    world.pass(Duration::from_millis(1));
+    // When the next probe is due it takes the last place. Nobody has called for the timeouts
+    // meanwhile, so that all questions are still there.
+    world.now = world.now + Duration::from_secs(2);
+    ask_all(&mut world, std::iter::once("late.example".to_owned()));
+    world.pump();
+    assert_eq!(world.count(Counter::UpstreamProbes), 2);
+    let told = world.replies.iter().filter(|reply| rcode(reply) == 2).count();
+    assert_eq!(told, 1, "the question itself has no place any more");
+    assert_eq!(world.engine.sizes().fetches, limits::FETCHES);
+    world.engine.audit().expect("whole");
+}

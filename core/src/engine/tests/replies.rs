@@ -431,3 +431,35 @@ fn an_upstream_without_room_is_passed_over() {
     assert_eq!(world.queries.len(), 1, "the second one is asked");
     assert_eq!(world.count(Counter::UpstreamFull), 1);
 }
+
+#[test]
+fn a_refusal_that_is_passed_on_needs_its_question() {
+    let mut snapshot = one();
+    snapshot.routing.failover_on.clear();
+    let mut world = World::new(snapshot);
+    world.ask(&query(1, "a.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    world.upstream_says(socket, &error(&sent, 5));
+    assert_eq!(rcode(&world.replies.pop_front().expect("a reply")), 5, "as it came");
+
+    world.ask(&query(2, "b.example"));
+    let (socket, sent) = world.queries.pop_front().expect("a query");
+    let mut without = error(&sent, 5);
+    without.truncate(12);
+    without[5] = 0;
+    world.upstream_says(socket, &without);
+    assert_eq!(rcode(&world.replies.pop_front().expect("a reply")), 2, "nothing to pass on");
+    assert_eq!(world.count(Counter::UpstreamMalformed), 1);
+}
+
+#[test]
+fn workers_are_counted_apart_and_known_together() {
+    let world = World::new(one());
+    let second = world.shared.worker_metrics(1);
+    second.counters.count(Counter::Queries);
+    let all = world.shared.all_metrics();
+    let counted: Vec<u64> = all.iter().map(|one| one.counters.value(Counter::Queries)).collect();
+    assert_eq!(counted, [0, 1]);
+    let again = world.shared.worker_metrics(1);
+    assert!(Arc::ptr_eq(&again, &second), "a worker that is started again goes on with them");
+}

@@ -224,6 +224,8 @@ fn a_zone_that_is_routed_is_not_special() {
     assert_forwarded(&mut world, &query(1, "www.Corp.internal"));
     let other = kept(&mut world, &query(1, "www.xcorp.internal"));
     assert_eq!(other, negative(NXDOMAIN, "internal."));
+    // Above it there is a name without records: NXDOMAIN would deny the zone (RFC 8020).
+    assert_eq!(kept(&mut world, &query(1, "internal")), negative(NOERROR, "internal."));
     let mut world = World::new(routed("168.192.in-addr.arpa"));
     assert_forwarded(&mut world, &typed("1.2.168.192.in-addr.arpa", RecordType::PTR));
     let other = kept(&mut world, &typed("1.2.16.172.in-addr.arpa", RecordType::PTR));

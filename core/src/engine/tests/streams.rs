@@ -282,3 +282,31 @@ fn an_upstream_that_takes_one_query_per_connection_is_not_down() {
     }
     assert_eq!(world.count(Counter::UpstreamsDown), 0);
 }
+
+#[test]
+fn what_follows_on_a_connection_that_is_closed_is_for_nobody() {
+    let mut world = World::new(tcp());
+    world.ask(&query(1, "a.example"));
+    let conn = world.establish();
+    let sent = world.messages(conn).remove(0);
+    world.stream_says(conn, &framed(b"x"));
+    assert_eq!(world.count(Counter::ReplyGarbage), 1, "shorter than an id");
+    // Its upstream is removed: the connection ends with the last reply that is due.
+    world.engine.handle_reload(world.now, std::sync::Arc::new(udp()));
+    let both = [framed(&reply(&sent, 60)), framed(&reply(&sent, 60))].concat();
+    world.stream_says(conn, &both);
+    assert_eq!(rcode(&world.replies[0]), 0);
+    assert_eq!(world.closed, [conn]);
+    assert_eq!(world.count(Counter::DeadHandles), 1, "the second message");
+    world.engine.audit().expect("whole");
+}
+
+#[test]
+fn a_listener_that_is_none_takes_nobody() {
+    let mut world = World::new(udp());
+    let stranger = super::harness::client();
+    let nowhere = crate::engine::ListenerId(9);
+    let refused = world.engine.handle_accepted(world.now, nowhere, stranger);
+    assert_eq!(refused, Err(crate::engine::AcceptRefused::Stopping));
+    assert_eq!(world.count(Counter::ConnsRefused), 1);
+}
