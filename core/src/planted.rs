@@ -132,3 +132,36 @@ pub use choice::plant;
 pub(crate) const fn is_planted(_: Bug) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_bug_has_a_name_of_its_own_and_an_invariant() {
+        let names: BTreeSet<_> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+        assert_eq!(names.len(), Bug::ALL.len());
+        for bug in Bug::ALL {
+            let plain = |c: char| c == '-' || c.is_ascii_lowercase();
+            assert!(bug.name().chars().all(plain), "{bug:?}");
+            let invariants = bug.invariants().split(", ");
+            assert!(invariants.into_iter().all(|one| one.starts_with(['S', 'L'])), "{bug:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_planted_that_nobody_asked_for() {
+        assert!(!Bug::ALL.iter().any(|bug| is_planted(*bug)));
+    }
+
+    #[cfg(feature = "planted")]
+    #[test]
+    fn a_bug_is_planted_in_one_thread() {
+        plant(Some(Bug::ReplyTwice));
+        assert!(is_planted(Bug::ReplyTwice) && !is_planted(Bug::OptKept));
+        plant(None);
+        assert!(!is_planted(Bug::ReplyTwice));
+    }
+}

@@ -308,6 +308,14 @@ proptest! {
     }
 }
 
+#[test]
+fn what_is_in_a_shard_is_not_shown() {
+    let mut shard = Shard::new(4, 10_000);
+    shard.insert(b"some key", &answer(b"secret"));
+    let bytes = shard.bytes();
+    assert_eq!(format!("{shard:?}"), format!("Shard {{ entries: 1, bytes: {bytes}, .. }}"));
+}
+
 /// Hashes may be equal; what stands behind them decides.
 #[test]
 fn keys_with_equal_hashes_are_kept_apart() {

@@ -1,11 +1,13 @@
 //! The audit finds what it looks for: an engine is damaged in one place after the other.
 
 use super::harness::{World, literal, query, snapshot, upstream};
-use crate::config::{UpstreamAddress, UpstreamProtocol};
+use crate::config::{UpstreamAddress, UpstreamProtocol, UpstreamSettings};
 use crate::engine::fetch::{AttemptVia, Candidate, Fetch};
 use crate::engine::{Conn, Due, Engine, Event, Target};
 use crate::handle::{ConnHandle, FetchHandle, HostHandle, SocketHandle};
-use crate::limits::{CANDIDATES, CLIENT_PIPELINE, QUERIES_PER_SOCKET};
+use crate::limits::{
+    CANDIDATES, CLIENT_PIPELINE, GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, QUERIES_PER_SOCKET,
+};
 use crate::time::{Duration, Instant};
 use crate::upstream::{Endpoint, HostName, Routes, UpstreamSocket};
 use crate::wire::Name;
@@ -92,6 +94,21 @@ fn an_hour() -> Instant {
     Instant::ZERO + Duration::from_secs(3_600)
 }
 
+/// Ends whatever is asked like this.
+fn end_all(engine: &mut Engine, is: impl Fn(&Fetch) -> bool) {
+    for handle in engine.fetches.handles() {
+        if engine.fetches.get(handle).is_some_and(&is) {
+            let (now, rcode) = (engine.now, crate::wire::Rcode::SERVFAIL);
+            let out = &mut crate::engine::Out(None);
+            engine.finish_with_failure(now, handle, rcode, crate::policy::Reason::Overload, out);
+        }
+    }
+}
+
+fn is_by_stream(fetch: &Fetch) -> bool {
+    matches!(fetch.attempt.via, AttemptVia::Conn(..))
+}
+
 /// What the audit says, and the damage that makes it say so.
 type Damage = (&'static str, fn(&mut Engine));
 
@@ -160,6 +177,16 @@ const SOCKETS: &[Damage] = &[
         socket(engine).1.timer = other;
     }),
     ("in flight to endpoint", |engine| endpoint(engine).in_flight += 1),
+    (": 1 of at most 0", |engine| {
+        let endpoint = endpoint(engine);
+        let settings = (*endpoint.settings).clone();
+        endpoint.settings = UpstreamSettings { max_in_flight: 0, ..settings }.into();
+    }),
+    ("has no use any more", |engine| {
+        let place = socket(engine).1.endpoint;
+        end_all(engine, |fetch| fetch.candidate() == Candidate::Endpoint(place));
+        engine.endpoints[place].removed = true;
+    }),
     ("retired sockets of endpoint", |engine| endpoint(engine).retired_sockets += 1),
     ("is removed", |engine| {
         let unused = endpoint(engine).settings.clone();
@@ -213,24 +240,51 @@ const CONNS: &[Damage] = &[
         let handle = client_conn(engine).0;
         endpoint(engine).conns.push(handle);
     }),
-    ("is left alone for ever", |engine| {
-        let now = engine.now;
-        let owners: Vec<_> = upstream_conn(engine).1.ids.owners().collect();
-        let answer = crate::wire::Rcode::SERVFAIL;
-        for fetch in owners {
-            let reason = crate::policy::Reason::Overload;
-            let out = &mut crate::engine::Out(None);
-            engine.finish_with_failure(now, fetch, answer, reason, out);
+    ("where", |engine| {
+        let handle = upstream_conn(engine).0;
+        endpoint(engine).conns.push(handle);
+    }),
+    ("what TimerId", |engine| {
+        let other = by_stream(engine).timer;
+        client_conn(engine).1.timer = other;
+    }),
+    ("what TimerId", |engine| {
+        let other = client_conn(engine).1.timer;
+        upstream_conn(engine).1.timer = other;
+    }),
+    ("ids given up on", |engine| {
+        let mut random = crate::rng::Stream::new([3; 32], 1);
+        let (_, conn) = upstream_conn(engine);
+        let owner = conn.ids.owners().next().expect("in flight");
+        for _ in 0..=GIVEN_UP_IDS_PER_CONN + PIPELINE_PER_CONN {
+            let id = conn.ids.allocate(owner, &mut random).expect("room");
+            conn.ids.give_up(id);
         }
-        let conn = engine.conns.iter().find_map(|(_, conn)| match conn {
-            Conn::Upstream(conn) => Some(conn.timer),
-            Conn::Client(_) => None,
-        });
-        engine.timers.cancel(conn.expect("it is kept"));
+    }),
+    ("has no use any more", |engine| {
+        let handle = upstream_conn(engine).0;
+        end_all(engine, is_by_stream);
+        if let Some(Conn::Upstream(conn)) = engine.conns.get_mut(handle) {
+            conn.retired = true;
+        }
+    }),
+    ("is left alone for ever", |engine| {
+        let timer = upstream_conn(engine).1.timer;
+        end_all(engine, is_by_stream);
+        engine.timers.cancel(timer);
     }),
 ];
 
 const REST: &[Damage] = &[
+    ("what TimerId", |engine| {
+        let other = client_conn(engine).1.timer;
+        host(engine).1.timer = other;
+    }),
+    ("is never looked up again", |engine| {
+        end_all(engine, |fetch| fetch.waiters.is_empty());
+        let timer = host(engine).1.timer;
+        engine.timers.cancel(timer);
+    }),
     ("look-ups for host", |engine| host(engine).1.in_flight += 1),
     ("who waits for host", |engine| {
         let nobody = asked(engine, |via| matches!(via, AttemptVia::Socket(..))).0;
