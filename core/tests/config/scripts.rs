@@ -33,6 +33,10 @@ const FAILING: &[(&str, &str)] = &[
     ("include('self.lua')", "etc/self.lua:1: include: \"etc/self.lua\" includes itself"),
     ("include('a.lua')", "etc/b.lua:1: include: \"etc/a.lua\" includes itself"),
     ("include('1.lua')", "etc/8.lua:1: include: more than 8 files deep"),
+    (
+        "for _ = 1, 1001 do\ninclude('empty.lua') end",
+        "etc/test.lua:2: include: more than 1000 files",
+    ),
 ];
 
 #[test]
@@ -41,6 +45,7 @@ fn scripts_that_fail_say_where() {
         .file("etc/broken.lua", "return {\n x = }")
         .file("etc/raises.lua", "\n\nerror('oh')")
         .file("etc/nothing.lua", "local x = 1")
+        .file("etc/empty.lua", "return {}")
         .file("etc/self.lua", "return include('self.lua')")
         .file("etc/a.lua", "return include('b.lua')")
         .file("etc/b.lua", "return include('./a.lua')");
