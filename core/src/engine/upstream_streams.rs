@@ -214,16 +214,19 @@ impl Engine {
         let endpoint = conn.endpoint;
         self.endpoints[endpoint].in_flight -= 1;
         if late {
-            conn.ids.give_up(id);
+            // What has not been written cannot be answered.
             match conn.stage {
-                Stage::Waiting => {} // nobody was asked yet: its time to connect will come
-                Stage::Connecting if conn.retired => {}
+                Stage::Waiting => conn.ids.release(id), // its time to connect will come
                 Stage::Connecting => {
-                    conn.retired = true;
-                    self.endpoints[endpoint].connect_failed(self.now);
+                    conn.ids.release(id);
+                    if !conn.retired {
+                        conn.retired = true;
+                        self.endpoints[endpoint].connect_failed(self.now);
+                    }
                 }
                 // Not an octet since the query was sent: nobody may be there any more.
                 Stage::Open => {
+                    conn.ids.give_up(id);
                     let silent = conn.heard_at.is_none_or(|at| at < started);
                     conn.retired |= silent || conn.is_worn();
                 }

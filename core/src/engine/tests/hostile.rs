@@ -425,6 +425,19 @@ fn no_more_octets_of_a_stream_have_left_than_were_handed_over() {
 }
 
 #[test]
+fn an_id_is_not_free_because_of_an_icmp_error() {
+    let mut world = World::new(udp(&["one"]));
+    world.ask(&query(1, "a.example"));
+    let (socket, _, sent) = world.next_query();
+    world.engine.handle_socket_failed(world.now, socket, IoFailure::Refused);
+    world.pump();
+    // It was about another query on the same port; this one is answered.
+    world.upstream_says(socket, &reply(&sent, 60));
+    assert_eq!(world.count(Counter::ReplyLate), 1);
+    assert_eq!(world.count(Counter::ReplyUnknownId), 0);
+}
+
+#[test]
 fn a_connection_with_many_unanswered_queries_is_replaced_in_time() {
     let mut world = World::new(tcp());
     let mut conns = Vec::new();

@@ -132,6 +132,30 @@ fn what_nobody_waits_for_is_not_written_to_a_new_connection() {
 }
 
 #[test]
+fn ids_of_what_was_never_written_are_free_again() {
+    let mut snapshot = tcp();
+    snapshot.routing.deadline = Duration::from_millis(10);
+    snapshot.cache.enabled = false;
+    let mut world = World::new(snapshot);
+    for n in 0..6 {
+        world.ask(&query(n, "refused.example"));
+        world.pass(Duration::from_millis(1));
+        if let Some(conn) = world.connects.pop_front() {
+            world.break_conn(conn, Closed::Failed(IoFailure::Refused));
+        }
+        world.pass(Duration::from_secs(2));
+    }
+    // The next connection waits for seconds, and nobody waits that long for it.
+    for round in 0..100 {
+        for n in 0..100 {
+            world.ask(&query(n, &format!("r{round}n{n}.example")));
+        }
+        world.pass(Duration::from_millis(11));
+        world.engine.audit().expect("what was not written needs no late replies");
+    }
+}
+
+#[test]
 fn a_silent_connection_is_given_up_with_its_queries() {
     let mut world = World::new(tcp());
     world.ask(&query(1, "a.example"));
