@@ -55,7 +55,7 @@ bugs! {
         "A question that is being asked already is asked once more.";
     DnssecOkNotInKey "dnssec-ok-not-in-key" "S8",
         "Answers with and without DO are taken for one another.";
-    WrongQuestionAccepted "wrong-question-accepted" "S6",
+    WrongQuestionAccepted "wrong-question-accepted" "S4, S6",
         "A reply from upstream counts whatever question it repeats.";
     ZoneBySuffix "zone-by-suffix" "S15",
         "A zone matches by the end of the text: that of `ru` gets the names of `guru`.";
