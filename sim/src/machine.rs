@@ -198,16 +198,19 @@ impl Machine {
         self.drain(now, outputs);
     }
 
-    /// Takes out whatever waits, also without an input: a new engine may want something at once.
+    /// Takes out whatever waits, also without an input: a new engine may want something at once. All
+    /// datagrams leave before a socket may be closed.
     pub fn drain(&mut self, now: Instant, outputs: &mut Vec<Output>) {
         loop {
-            let more = self.engine.poll_transmit(now, &mut self.transmit);
+            while self.engine.poll_transmit(now, &mut self.transmit) {
+                self.take_transmits(outputs);
+            }
             self.take_transmits(outputs);
             let before = outputs.len();
             while let Some(action) = self.engine.poll_action(now) {
                 outputs.push(output(action));
             }
-            if !more && outputs.len() == before {
+            if outputs.len() == before {
                 return;
             }
         }
