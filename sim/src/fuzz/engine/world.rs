@@ -1,0 +1,394 @@
+//! What surrounds the engine: it remembers what was given out and what is owed, and checks every
+//! output against that. It carries nothing out unless it is told to.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use balancedns_core::config::Snapshot;
+use balancedns_core::engine::{Origin, Sizes};
+use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::limits;
+use balancedns_core::time::{Duration, Instant};
+use balancedns_core::wire::{QueryView, Rejected};
+use bytes::Bytes;
+
+use super::super::setup::{START, assert_drains, machine, timeout};
+use crate::fuzz::oracle;
+use crate::machine::{Input, Machine, Output};
+
+/// Where a query went.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Upstream {
+    Socket(SocketHandle),
+    Conn(ConnHandle),
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Datagram(SocketAddr),
+    Stream(ConnHandle),
+}
+
+/// A query that may be answered once.
+#[derive(Debug)]
+struct Asked {
+    asker: Asker,
+    id: u16,
+    question: Vec<u8>,
+    limit: usize,
+}
+
+/// A connection that the engine holds open.
+#[derive(Debug)]
+struct Conn {
+    handle: ConnHandle,
+    is_client: bool,
+    /// Octets that were written to it, and octets that its client has said, that do not yet make a
+    /// message.
+    written: Vec<u8>,
+    said: Vec<u8>,
+    /// Its client said something that is no query: nothing more is taken from it.
+    is_garbled: bool,
+}
+
+/// What the engine has asked for and was not yet told.
+#[derive(Debug)]
+enum Wanted {
+    Socket(SocketHandle),
+    Conn(ConnHandle),
+    Written(ConnHandle, usize),
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    machine: Machine,
+    snapshot: Arc<Snapshot>,
+    pub(super) now: Instant,
+    /// Handles that were given out, of the living and the dead: the latest.
+    pub(super) sockets: Vec<SocketHandle>,
+    pub(super) conns: Vec<ConnHandle>,
+    open_sockets: Vec<SocketHandle>,
+    open_conns: Vec<Conn>,
+    wanted: VecDeque<Wanted>,
+    /// Queries that upstreams were sent: the latest.
+    pub(super) held: Vec<(Upstream, Bytes)>,
+    asked: Vec<Asked>,
+    stopped: bool,
+    is_eager: bool,
+    trace: Option<Vec<Output>>,
+}
+
+/// Handles, and queries to be answered, that are remembered.
+const REMEMBERED: usize = 256;
+
+impl World {
+    /// An engine and its world, which carries out at once what it is asked for if it `is_eager`, and
+    /// puts all outputs down if it `records`.
+    pub(super) fn new(snapshot: Arc<Snapshot>, is_eager: bool, records: bool) -> Self {
+        let mut world = Self {
+            machine: machine(&snapshot),
+            snapshot,
+            now: START,
+            sockets: Vec::new(),
+            conns: Vec::new(),
+            open_sockets: Vec::new(),
+            open_conns: Vec::new(),
+            wanted: VecDeque::new(),
+            held: Vec::new(),
+            asked: Vec::new(),
+            stopped: false,
+            is_eager,
+            trace: records.then(Vec::new),
+        };
+        let mut outputs = Vec::new();
+        world.machine.drain(world.now, &mut outputs);
+        world.take(outputs);
+        world
+    }
+
+    /// Clients' connections that are open.
+    pub(super) fn clients(&self) -> impl Iterator<Item = ConnHandle> {
+        self.open_conns.iter().filter(|conn| conn.is_client).map(|conn| conn.handle)
+    }
+
+    /// Hands an input in, and checks what comes of it.
+    pub(super) fn feed(&mut self, input: Input) {
+        self.feed_alone(input);
+        while self.is_eager && !self.wanted.is_empty() {
+            self.carry_out_next();
+        }
+    }
+
+    fn feed_alone(&mut self, input: Input) {
+        self.note_input(&input);
+        let mut outputs = Vec::new();
+        if matches!(input, Input::Timeout) {
+            timeout(&mut self.machine, self.now, &mut outputs);
+        } else {
+            self.machine.feed(self.now, input, &mut outputs);
+        }
+        self.take(outputs);
+    }
+
+    /// The next thing that was asked for is done: a socket opens, a connection is there, octets
+    /// have left.
+    pub(super) fn carry_out_next(&mut self) {
+        match self.wanted.pop_front() {
+            Some(Wanted::Socket(socket)) => self.feed_alone(Input::SocketOpened(socket)),
+            Some(Wanted::Conn(conn)) => self.feed_alone(Input::Established(conn)),
+            Some(Wanted::Written(conn, octets)) => self.feed_alone(Input::Written(conn, octets)),
+            None => {}
+        }
+    }
+
+    /// Lets time pass, timer by timer.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.machine.engine().next_timeout()
+            && at <= end
+        {
+            self.now = self.now.max(at);
+            self.feed(Input::Timeout);
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until the next timer.
+    pub(super) fn pass_to_next(&mut self) {
+        if let Some((at, _)) = self.machine.engine().next_timeout() {
+            self.now = self.now.max(at);
+            self.feed(Input::Timeout);
+        }
+    }
+
+    /// Lets time pass without telling the engine before all of it is over.
+    pub(super) fn jump(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.feed(Input::Timeout);
+    }
+
+    /// Stops the engine; gives what it has put out, if that was to be recorded.
+    pub(super) fn end(mut self) -> Option<Vec<Output>> {
+        if !self.stopped {
+            let outputs = assert_drains(&mut self.machine, &mut self.now);
+            self.take(outputs);
+        }
+        assert!(self.stopped);
+        assert_eq!(self.machine.engine().sizes(), Sizes::default(), "something is left");
+        assert_eq!(self.machine.engine().next_timeout(), None, "a timer is left");
+        assert!(self.open_sockets.is_empty(), "sockets are left open");
+        assert!(self.open_conns.is_empty(), "connections are left open");
+        let mut lost = self.asked.iter().filter(|asked| matches!(asked.asker, Asker::Datagram(_)));
+        assert!(lost.next().is_none(), "datagrams without an answer: {:?}", self.asked);
+        self.trace
+    }
+
+    // Inputs: what is owed for them.
+
+    fn note_input(&mut self, input: &Input) {
+        match input {
+            Input::Datagrams(Origin::Listener(_), datagrams) => {
+                for datagram in datagrams {
+                    if datagram.message.len() <= limits::CLIENT_DATAGRAM_OCTETS {
+                        self.note_query(Asker::Datagram(datagram.peer), &datagram.message);
+                    }
+                }
+            }
+            Input::Octets(conn, octets) => self.note_octets(*conn, octets),
+            Input::Closed(conn, _) => self.forget_conn(*conn),
+            Input::Reload(snapshot) if !self.stopped => self.snapshot = Arc::clone(snapshot),
+            Input::Datagrams(Origin::Socket(_), _)
+            | Input::SocketOpened(_)
+            | Input::SocketFailed(..)
+            | Input::SendFailed(..)
+            | Input::Connects(..)
+            | Input::Established(_)
+            | Input::EndOfStream(_)
+            | Input::Written(..)
+            | Input::Timeout
+            | Input::Reload(_)
+            | Input::Shutdown => {}
+        }
+    }
+
+    /// A message of a client; whether it is one that gets a reply.
+    fn note_query(&mut self, asker: Asker, message: &[u8]) -> bool {
+        let (id, question, limit) = match QueryView::parse(message) {
+            Err(Rejected::Drop) => return false,
+            Err(Rejected::Reply { asker, .. }) => (asker.id, asker.question, asker.limit),
+            Ok(view) => {
+                let limit = view.udp_limit(self.snapshot.listen.udp_size);
+                (view.id(), view.question(), limit)
+            }
+        };
+        let limit = match asker {
+            Asker::Datagram(_) => limit,
+            Asker::Stream(_) => limits::MESSAGE_OCTETS,
+        };
+        self.asked.push(Asked { asker, id, question: question.to_vec(), limit });
+        true
+    }
+
+    fn note_octets(&mut self, handle: ConnHandle, octets: &[u8]) {
+        let Some(conn) = self.open_conns.iter_mut().find(|conn| conn.handle == handle) else {
+            return;
+        };
+        if !conn.is_client || conn.is_garbled {
+            return;
+        }
+        conn.said.extend_from_slice(octets);
+        let mut said = std::mem::take(&mut conn.said);
+        let mut is_garbled = false;
+        while let Some(message) = take_message(&mut said)
+            && !is_garbled
+        {
+            is_garbled = !self.note_query(Asker::Stream(handle), &message);
+        }
+        if let Some(conn) = self.open_conns.iter_mut().find(|conn| conn.handle == handle) {
+            conn.said = said;
+            conn.is_garbled = is_garbled;
+        }
+    }
+
+    // Outputs.
+
+    fn take(&mut self, outputs: Vec<Output>) {
+        if let Some(trace) = &mut self.trace {
+            trace.extend_from_slice(&outputs);
+        }
+        for output in outputs {
+            self.take_one(output);
+        }
+        let sizes = self.machine.engine().sizes();
+        assert!(sizes.fetches <= limits::FETCHES && sizes.waiters <= limits::WAITERS);
+        assert_eq!(sizes.sockets, self.open_sockets.len(), "sockets here and there");
+        let clients = self.clients().count();
+        assert_eq!(sizes.client_conns, clients, "clients' connections here and there");
+        assert!(sizes.upstream_conns >= self.open_conns.len() - clients, "some wait to connect");
+    }
+
+    fn take_one(&mut self, output: Output) {
+        match output {
+            Output::Reply { peer, message, .. } => {
+                self.note_reply(Asker::Datagram(peer), &message);
+            }
+            Output::Query { socket, message } => {
+                assert!(self.open_sockets.contains(&socket), "sent on a closed socket");
+                self.hold(Upstream::Socket(socket), message);
+            }
+            Output::OpenSocket { socket, .. } => {
+                assert!(!self.open_sockets.contains(&socket), "opened twice");
+                self.open_sockets.push(socket);
+                remember(&mut self.sockets, socket);
+                self.wanted.push_back(Wanted::Socket(socket));
+            }
+            Output::CloseSocket(socket) => {
+                let at = self.open_sockets.iter().position(|open| *open == socket);
+                self.open_sockets.swap_remove(at.expect("closed what is not open"));
+            }
+            Output::Accepted(conn) => self.open_conn(conn, true),
+            Output::Connect { conn, .. } => {
+                self.open_conn(conn, false);
+                self.wanted.push_back(Wanted::Conn(conn));
+            }
+            Output::Write { conn, octets } => self.note_write(conn, &octets),
+            Output::PauseReading(conn) | Output::ResumeReading(conn) => {
+                let is_client = |open: &Conn| open.handle == conn && open.is_client;
+                assert!(self.open_conns.iter().any(is_client), "not a client's connection");
+            }
+            Output::CloseConn(conn, _) => {
+                let is_open = self.open_conns.iter().any(|open| open.handle == conn);
+                assert!(is_open, "closed what is not open");
+                self.forget_conn(conn);
+            }
+            Output::Stopped => {
+                assert!(!self.stopped, "stopped twice");
+                self.stopped = true;
+            }
+            Output::Report(event) => assert!(!event.name().is_empty()),
+            Output::NotAccepted(_) | Output::CloseListener(_) => {}
+        }
+    }
+
+    fn open_conn(&mut self, handle: ConnHandle, is_client: bool) {
+        assert!(self.open_conns.iter().all(|conn| conn.handle.index() != handle.index()));
+        remember(&mut self.conns, handle);
+        let (written, said) = (Vec::new(), Vec::new());
+        self.open_conns.push(Conn { handle, is_client, written, said, is_garbled: false });
+    }
+
+    fn forget_conn(&mut self, handle: ConnHandle) {
+        self.open_conns.retain(|conn| conn.handle != handle);
+        self.asked.retain(|asked| asked.asker != Asker::Stream(handle));
+    }
+
+    fn note_write(&mut self, handle: ConnHandle, octets: &[u8]) {
+        self.wanted.push_back(Wanted::Written(handle, octets.len()));
+        let conn = self.open_conns.iter_mut().find(|conn| conn.handle == handle);
+        let conn = conn.expect("written to what is not open");
+        conn.written.extend_from_slice(octets);
+        let is_client = conn.is_client;
+        let mut written = std::mem::take(&mut conn.written);
+        while let Some(message) = take_message(&mut written) {
+            if is_client {
+                self.note_reply(Asker::Stream(handle), &message);
+            } else {
+                self.hold(Upstream::Conn(handle), message.into());
+            }
+        }
+        assert!(written.is_empty(), "whole messages are written");
+    }
+
+    /// A query of ours: one question, as upstreams want it.
+    fn hold(&mut self, to: Upstream, message: Bytes) {
+        let view = QueryView::parse(&message).expect("what we ask can be read");
+        assert!(message.len() <= limits::QUERY_OCTETS && view.client_subnet().is_none());
+        remember(&mut self.held, (to, message));
+    }
+
+    /// A reply is to a query that has none yet, and no longer than its asker takes.
+    fn note_reply(&mut self, asker: Asker, message: &[u8]) {
+        assert!(message.len() >= oracle::HEADER && message[2] & 0x80 != 0);
+        let id = oracle::number(message, 0);
+        let question = match oracle::number(message, 4) {
+            0 => &[][..],
+            _ => &message[oracle::HEADER..],
+        };
+        let is_owed = |asked: &Asked| {
+            asked.asker == asker
+                && asked.id == id
+                && question.is_empty() == asked.question.is_empty()
+                && question.starts_with(&asked.question)
+                && message.len() <= asked.limit
+        };
+        // Of a client that asks the same in two sizes, the one who takes less.
+        let owed = self.asked.iter().enumerate().filter(|(_, asked)| is_owed(asked));
+        let owed = owed.min_by_key(|(_, asked)| asked.limit).map(|(at, _)| at);
+        let Some(owed) = owed else {
+            panic!("nobody asked, or not twice, or for less: {asker:?} gets {message:02x?}");
+        };
+        self.asked.remove(owed);
+    }
+}
+
+/// Adds to a list of the latest.
+fn remember<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == REMEMBERED {
+        list.remove(0);
+    }
+    list.push(item);
+}
+
+/// Takes the first whole message off the front of a stream.
+fn take_message(stream: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let length = usize::from(u16::from_be_bytes(*stream.first_chunk::<2>()?));
+    if stream.len() < 2 + length {
+        return None;
+    }
+    let rest = stream.split_off(2 + length);
+    let mut message = std::mem::replace(stream, rest);
+    message.drain(..2);
+    Some(message)
+}
