@@ -76,6 +76,21 @@ else
     pass "hickory-proto is without its feature std in $core (features: ${features:-none})"
 fi
 
+# The features of core in a build of a daemon.
+core_features_below() {
+    cargo tree --locked --quiet -p "$1" --features "${2:-}" -e normal,no-proc-macro --prefix none -f '{p}|{f}' |
+        sed -n "s/^$core [^|]*|\([^ ]*\).*/\1/p" | sort -u
+}
+if ! core_features_below balancedns-sim planted | grep -qw planted; then
+    fail "the check of features does not find planted bugs in the simulator, which can have them"
+fi
+for daemon in balancedns balancedns-smol; do
+    if core_features_below $daemon | grep -qw planted; then
+        fail "$daemon is built with planted bugs"
+    fi
+done
+pass "no daemon is built with planted bugs"
+
 # --- object code ---------------------------------------------------------------------------------
 
 # What a pure state machine never calls. std::process::abort is how an assertion ends.
