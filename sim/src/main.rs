@@ -22,7 +22,8 @@ const STRETCH: u64 = 10_000;
 
 /// Runs the core of BalanceDNS in a simulated world and checks what always has to hold.
 #[derive(Parser)]
-#[command(name = "balancedns-sim", version, args_conflicts_with_subcommands = true)]
+#[command(name = "balancedns-sim", version)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -37,30 +38,16 @@ enum Command {
         /// How many seeds
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
-        /// The first of them
-        #[arg(long, default_value_t = 1)]
-        first: u64,
-        /// Queries of clients in each run, before everything heals
-        #[arg(long, default_value_t = 5_000)]
-        queries: u64,
-        /// Threads; a run has one for itself
-        #[arg(long)]
-        threads: Option<usize>,
+        #[command(flatten)]
+        how: How,
     },
     /// Makes runs for as long as it is told to, from a seed on
     Long {
         /// How long
         #[arg(long)]
         minutes: u64,
-        /// The first seed
-        #[arg(long, default_value_t = 1)]
-        first: u64,
-        /// Queries of clients in each run, before everything heals
-        #[arg(long, default_value_t = 5_000)]
-        queries: u64,
-        /// Threads; a run has one for itself
-        #[arg(long)]
-        threads: Option<usize>,
+        #[command(flatten)]
+        how: How,
     },
     /// Makes a failing run smaller, as long as it breaks the same invariant
     Shrink(One),
@@ -70,6 +57,20 @@ enum Command {
         #[arg(required = true)]
         files: Vec<std::path::PathBuf>,
     },
+}
+
+/// How many runs are made.
+#[derive(Args)]
+struct How {
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Queries of clients in each run, before everything heals
+    #[arg(long, default_value_t = 5_000)]
+    queries: u64,
+    /// Threads; a run has one for itself
+    #[arg(long)]
+    threads: Option<usize>,
 }
 
 /// One run; with its trace when it is made by itself.
@@ -105,12 +106,11 @@ fn setting(text: &str) -> Result<(String, u64), String> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match (cli.command, cli.one) {
-        (Some(Command::Run { seeds, first, queries, threads }), _) => {
-            many(first..first.saturating_add(seeds), queries, threads, None)
+        (Some(Command::Run { seeds, how }), _) => {
+            many(how.first..how.first.saturating_add(seeds), &how, None)
         }
-        (Some(Command::Long { minutes, first, queries, threads }), _) => {
-            let time = Duration::from_secs(60 * minutes);
-            many(first..u64::MAX, queries, threads, Some(time))
+        (Some(Command::Long { minutes, how }), _) => {
+            many(how.first..u64::MAX, &how, Some(Duration::from_secs(60 * minutes)))
         }
         (Some(Command::Shrink(one)), _) => with_options(&one, smaller),
         (Some(Command::Scenario { files }), _) => scenarios(&files),
@@ -132,14 +132,9 @@ fn with_options(one: &One, then: impl Fn(Options) -> ExitCode) -> ExitCode {
     }
 }
 
-fn many(
-    seeds: std::ops::Range<u64>,
-    queries: u64,
-    threads: Option<usize>,
-    time: Option<Duration>,
-) -> ExitCode {
+fn many(seeds: std::ops::Range<u64>, how: &How, time: Option<Duration>) -> ExitCode {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = threads.unwrap_or_else(cores).max(1);
+    let threads = how.threads.unwrap_or_else(cores).max(1);
     let start = Instant::now();
     let go_on = || time.is_none_or(|time| start.elapsed() < time);
     let mut report = Report::default();
@@ -148,7 +143,7 @@ fn many(
     while first < seeds.end && go_on() && failure.is_none() {
         let stretch = first..seeds.end.min(first.saturating_add(STRETCH));
         first = stretch.end;
-        let (more, failed) = run_all(stretch, queries, threads, go_on);
+        let (more, failed) = run_all(stretch, how.queries, threads, go_on);
         report.merge(&more);
         failure = failed;
     }

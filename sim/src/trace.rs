@@ -5,7 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use balancedns_core::time::Instant;
 use siphasher::sip::SipHasher13;
 
-use crate::machine::{Input, Output};
+use crate::machine::{Datagram, Input, Output};
 
 /// Takes lines.
 pub type Printer = Box<dyn FnMut(&str)>;
@@ -123,8 +123,6 @@ impl Trace {
         }
     }
 }
-
-use crate::machine::Datagram;
 
 /// A time as seconds.
 #[derive(Debug, Clone, Copy)]
