@@ -168,6 +168,14 @@ impl Model {
         waiting.arrived = now;
     }
 
+    /// Whether a copy of a query waits that was asked under another generation: whose reply comes first
+    /// could not be told.
+    #[must_use]
+    pub fn waits_under_another(&self, channel: Channel, id: u16, generation: u64) -> bool {
+        let waiting = self.waiting.get(&(channel, id));
+        waiting.is_some_and(|waiting| waiting.query.generation != generation)
+    }
+
     /// Queries that wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -280,8 +280,14 @@ impl World {
             return Ok(()); // nobody is there: the kernel's business
         }
         let mut datagrams = Vec::with_capacity(questions.len());
+        let generation = self.generations[worker.generation].number;
         for question in questions {
-            self.expect_answer(engine, Channel::Datagram(question.peer), &question, true, false);
+            let channel = Channel::Datagram(question.peer);
+            let id = question.message.first_chunk::<2>().map_or(0, |id| u16::from_be_bytes(*id));
+            if self.model.waits_under_another(channel, id, generation) {
+                continue; // a retry that gets lost
+            }
+            self.expect_answer(engine, channel, &question, true, false);
             let Question { peer, local, message, .. } = question;
             datagrams.push(Datagram { peer, local: Some(local), message });
         }
