@@ -192,18 +192,6 @@ impl Reply {
         self.octets[2] |= 2;
     }
 
-    /// Octets so far.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.octets.len()
-    }
-
-    /// Whether nothing is in it, which is never so.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.octets.is_empty()
-    }
-
     /// The message.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {

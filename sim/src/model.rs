@@ -176,18 +176,6 @@ impl Model {
         waiting.is_some_and(|waiting| waiting.query.generation != generation)
     }
 
-    /// Queries that wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether nobody waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Queries of an engine that ended cannot be answered any more.
     pub fn forget_engine(&mut self, engine: usize) {
         self.waiting.retain(|_, waiting| waiting.query.engine != engine);
@@ -212,11 +200,6 @@ impl Model {
                 waiting.deadlines.iter_mut().for_each(|deadline| *deadline = None);
             }
         }
-    }
-
-    /// Whoever could not be answered because sending failed.
-    pub fn excuse_datagram(&mut self, peer: SocketAddr, id: u16) {
-        self.waiting.remove(&(Channel::Datagram(peer), id));
     }
 
     /// Checks that nobody waits beyond the deadline.

@@ -276,7 +276,6 @@ impl World {
         }
         let worker = &self.workers[engine];
         if worker.machine.is_none() || !worker.listens {
-            self.model_lost += questions.len() as u64;
             return Ok(()); // nobody is there: the kernel's business
         }
         let mut datagrams = Vec::with_capacity(questions.len());

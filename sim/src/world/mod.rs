@@ -117,9 +117,8 @@ pub struct World {
     asked_at: Map<(usize, usize, usize), Instant>,
     /// Queries that clients have sent in the first part.
     asked: u64,
-    /// Queries that reached an engine, and that found none.
+    /// Queries that reached an engine.
     delivered: u64,
-    model_lost: u64,
     replies: u64,
     servfails: u64,
     sends: u64,
@@ -194,7 +193,6 @@ impl World {
             asked_at: Map::with_hasher(KeyedState::new((10, 10))),
             asked: 0,
             delivered: 0,
-            model_lost: 0,
             replies: 0,
             servfails: 0,
             sends: 0,
