@@ -90,6 +90,7 @@ pub mod batch;
 pub mod cache;
 pub mod config;
 mod conn;
+mod doh;
 pub mod engine;
 pub mod exposition;
 pub mod handle;

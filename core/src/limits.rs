@@ -133,6 +133,23 @@ pub const CLIENT_UNSENT_OCTETS: usize = 131_072;
 /// reading stopped may all get large answers; beyond this a connection above its own bound is closed.
 pub const UNSENT_OCTETS: usize = 67_108_864;
 
+/// Time from accepting a client's connection to the end of its handshakes: what a proxy announces, and
+/// TLS.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Requests in flight on one client's HTTP/2 connection: RFC 9113 section 6.5.2 wants a hundred at
+/// least.
+pub const EXCHANGES_PER_CLIENT_CONN: usize = 100;
+/// HTTP exchanges of one worker, both directions.
+pub const EXCHANGES: usize = 65_536;
+/// Exchanges that a client may reset on one connection beyond those that it lets come to their end:
+/// resetting costs it little and us much (CVE-2023-44487).
+pub const RESETS_PER_CONN: u32 = 100;
+/// Queries in flight on one HTTP/2 connection to an upstream before another one is opened: servers
+/// allow a hundred as a rule.
+pub const EXCHANGES_PER_UPSTREAM_CONN: usize = 100;
+/// HTTP/2 connections to one upstream, per worker: together they carry the default of `max_in_flight`.
+pub const HTTP_CONNS_PER_UPSTREAM: usize = 10;
+
 /// Connections to metrics and health at once; more wait in the backlog.
 pub const ADMIN_CONNS: usize = 128;
 /// Log lines that wait to be written; more are lost.

@@ -177,11 +177,13 @@ mod tests {
     use std::time::Duration;
 
     use balancedns_core::config::ListenSocket;
+    use balancedns_core::policy::Acl;
 
     use super::*;
 
     fn settings(sockets: &[(Transport, SocketAddr)]) -> ListenSettings {
-        let sockets = sockets.iter().map(|&(transport, addr)| ListenSocket { transport, addr });
+        let sockets =
+            sockets.iter().map(|&(transport, addr)| ListenSocket { transport, addr, tls: false });
         ListenSettings {
             sockets: sockets.collect(),
             metrics: None,
@@ -194,6 +196,11 @@ mod tests {
             workers: None,
             max_connections: 10,
             max_connections_per_client: 10,
+            tls: None,
+            doh_path: "/dns-query".to_owned(),
+            proxy_protocol_from: Acl::new(Vec::new()),
+            trusted_proxies: Acl::new(Vec::new()),
+            ddr: None,
         }
     }
 

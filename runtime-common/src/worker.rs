@@ -95,7 +95,7 @@ impl Inbox {
 }
 
 /// Where a stream is to be connected to, and how.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Target {
     /// The upstream's address.
     pub remote: SocketAddr,
@@ -290,7 +290,8 @@ impl<A: Adapter> Worker<A> {
     pub fn handle_accepted(self: &Rc<Self>, id: ListenerId, peer: SocketAddr) -> Option<Rc<Conn>> {
         let state = &mut *self.state.borrow_mut();
         let now = self.clock.now();
-        let accepted = state.engine.handle_accepted(now, id, peer).ok().map(|handle| {
+        let accepted = state.engine.handle_accepted(now, id, peer).ok().map(|accepted| {
+            let handle = accepted.conn;
             state.engine.handle_established(now, handle, Established::default());
             // Entered first: what follows may be about it already.
             state.conns.enter(handle)
@@ -392,7 +393,7 @@ impl<A: Adapter> Worker<A> {
                 }
             }
             // This build speaks no HTTP to clients: there is no exchange to answer.
-            Action::Respond { .. } | Action::CancelResponse { .. } => {}
+            Action::Respond { .. } => {}
             Action::StartExchange { exchange, .. } => {
                 engine.handle_exchange_failed(now, exchange, IoFailure::Unsupported);
             }

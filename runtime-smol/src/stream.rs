@@ -113,7 +113,7 @@ pub(crate) async fn connect(worker: Rc<Worker>, conn: Rc<Conn>, target: Target) 
 async fn open(target: Target) -> io::Result<Stream<TcpStream>> {
     match target.security {
         Security::Plain => {}
-        Security::Tls { .. } => return Err(io::ErrorKind::Unsupported.into()),
+        Security::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
     }
     let stream = Async::new_nonblocking(socket::upstream_tcp(target.remote, target.source)?)?;
     stream.write_with(connected).await?;

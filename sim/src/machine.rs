@@ -180,7 +180,7 @@ impl Machine {
             Input::SendFailed(listener, why) => engine.handle_send_failed(now, listener, why),
             Input::Connects(listener, peer) => {
                 outputs.push(match engine.handle_accepted(now, listener, peer) {
-                    Ok(conn) => Output::Accepted(conn),
+                    Ok(accepted) => Output::Accepted(accepted.conn),
                     Err(refused) => Output::NotAccepted(refused),
                 });
             }
@@ -262,7 +262,6 @@ fn output(action: Action) -> Output {
         Action::Report(event) => Output::Report(event),
         Action::Stopped => Output::Stopped,
         Action::Respond { .. }
-        | Action::CancelResponse { .. }
         | Action::StartExchange { .. }
         | Action::CancelExchange { .. }
         | Action::StartProcess { .. }

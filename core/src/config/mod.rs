@@ -24,8 +24,9 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
-    CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, UpstreamAddress, UpstreamProtocol, UpstreamSettings,
+    Alpn, CacheSettings, ControlSettings, DohTarget, Level, ListenSettings, ListenSocket,
+    ListenTls, LoggingSettings, RoutingSettings, Snapshot, Stage, Trust, UpstreamAddress,
+    UpstreamProtocol, UpstreamSettings, UpstreamTls,
 };
 
 use self::error::{Finding, Report};

@@ -2,7 +2,7 @@
 //!
 //! Everything here was checked when it was built; nothing that reads it checks again.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::cache::TtlBounds;
@@ -83,6 +83,17 @@ pub struct ListenSettings {
     pub max_connections: usize,
     /// Stream connections of one client address, all workers together.
     pub max_connections_per_client: usize,
+    /// The certificate of encrypted listeners; there is none without one of them.
+    pub tls: Option<ListenTls>,
+    /// Where DNS over HTTPS is served, beginning with `/`.
+    pub doh_path: String,
+    /// From whom each connection and each datagram begins with a PROXY protocol header. From nobody
+    /// else is one looked for.
+    pub proxy_protocol_from: Acl,
+    /// Whose `Forwarded` and `X-Forwarded-For` headers are believed.
+    pub trusted_proxies: Acl,
+    /// Under which name encrypted listeners are announced (RFC 9462), if they are.
+    pub ddr: Option<Name>,
 }
 
 impl ListenSettings {
@@ -100,6 +111,17 @@ pub struct ListenSocket {
     pub transport: Transport,
     /// Where. A wildcard address is of one family only.
     pub addr: SocketAddr,
+    /// Whether streams begin with a TLS handshake: DNS over HTTPS does without behind a proxy.
+    pub tls: bool,
+}
+
+/// Files of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The certificate chain, in PEM.
+    pub cert_file: String,
+    /// Its private key, in PEM.
+    pub key_file: String,
 }
 
 /// Logging.
@@ -142,6 +164,67 @@ pub struct UpstreamSettings {
     pub max_in_flight: usize,
     /// Whether names in datagrams to it go out in random letter case (0x20).
     pub randomize_case: bool,
+    /// The local address that it is asked from, if that matters.
+    pub source: Option<IpAddr>,
+    /// How its connections are protected: of dot and doh, and of no other.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// What is requested of it: of doh, and of no other.
+    pub doh: Option<Arc<DohTarget>>,
+}
+
+/// How connections to an upstream are protected.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamTls {
+    /// The protocol that is negotiated (RFC 7301).
+    pub alpn: Alpn,
+    /// A host name or an IP address: sent as SNI if it is a name, and what the certificate has to be
+    /// for.
+    pub server_name: String,
+    /// Who may have signed its certificate.
+    pub trust: Trust,
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) of which it must have one, if there are any
+    /// (RFC 7858 section 4.2).
+    pub pins: Vec<[u8; 32]>,
+}
+
+/// The protocol above TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// DNS over TLS.
+    Dot,
+    /// HTTP/2, for DNS over HTTPS.
+    Http2,
+}
+
+impl Alpn {
+    /// As it is registered.
+    #[must_use]
+    pub const fn id(self) -> &'static [u8] {
+        match self {
+            Self::Dot => b"dot",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+/// Who may have signed an upstream's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// Whom the system trusts.
+    System,
+    /// The authorities in this PEM file, and nobody else.
+    File(String),
+    /// Anybody: no certificate is looked at, beside its key where there are pins.
+    Anybody,
+}
+
+/// What is requested of an upstream over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DohTarget {
+    /// Host, and port if it is another than 443, as it stands in the URL.
+    pub authority: String,
+    /// Path and query.
+    pub path: String,
 }
 
 /// Where an upstream is.
@@ -174,6 +257,10 @@ pub enum UpstreamProtocol {
     Udp,
     /// A kept TCP connection.
     Tcp,
+    /// DNS over TLS (RFC 7858).
+    Dot,
+    /// DNS over HTTPS (RFC 8484).
+    Doh,
 }
 
 impl UpstreamProtocol {
@@ -183,6 +270,8 @@ impl UpstreamProtocol {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Dot => "dot",
+            Self::Doh => "doh",
         }
     }
 }

@@ -10,7 +10,8 @@ use bytes::BytesMut;
 use super::framing::Reassembly;
 use crate::config::ListenSettings;
 use crate::engine::Counted;
-use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS};
+use crate::handle::ExchangeHandle;
+use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, HANDSHAKE};
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::transport::Transport;
@@ -40,6 +41,21 @@ pub(crate) struct ClientConn {
     pub(crate) half_closed: bool,
     /// Only what is answered already is sent: then the connection ends.
     pub(crate) closing: bool,
+    /// Whether its handshakes are over, if it has any.
+    pub(crate) established: bool,
+    /// HTTP exchanges that are not over.
+    pub(crate) exchanges: Vec<ExchangeHandle>,
+    /// Those whose body is still to come, since when, the oldest first; others may stand behind it.
+    pub(crate) bodies: VecDeque<(ExchangeHandle, Instant)>,
+    /// Those whose response is still to leave, in the same way.
+    pub(crate) answers: VecDeque<(ExchangeHandle, Instant)>,
+    /// Exchanges that came to their end, and those that the client reset.
+    pub(crate) completed: u32,
+    pub(crate) resets: u32,
+    /// Octets of responses that have not left yet.
+    responses: usize,
+    /// When it was accepted.
+    accepted_at: Instant,
     /// When octets last moved in either direction.
     active_at: Instant,
     /// When the first octet of the message being read came.
@@ -54,6 +70,8 @@ pub(crate) struct ClientConn {
 /// What a connection's deadline was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overdue {
+    /// The client did not come to the end of its handshakes.
+    Handshake,
     /// Nothing was asked for long enough.
     Idle,
     /// A message took too long to come in.
@@ -69,6 +87,7 @@ impl ClientConn {
         counted: Counted,
         now: Instant,
         timer: TimerId,
+        established: bool,
     ) -> Self {
         Self {
             transport,
@@ -82,6 +101,14 @@ impl ClientConn {
             paused: false,
             half_closed: false,
             closing: false,
+            established,
+            exchanges: Vec::new(),
+            bodies: VecDeque::new(),
+            answers: VecDeque::new(),
+            completed: 0,
+            resets: 0,
+            responses: 0,
+            accepted_at: now,
             active_at: now,
             message_since: None,
             handed: 0,
@@ -93,7 +120,7 @@ impl ClientConn {
     /// Octets of answers that have not left yet.
     pub(crate) fn unsent_octets(&self) -> usize {
         let handed = usize::try_from(self.handed - self.sent).unwrap_or(usize::MAX);
-        handed.saturating_add(self.out.len())
+        handed.saturating_add(self.out.len()).saturating_add(self.responses)
     }
 
     /// Whether another query may be taken from it.
@@ -105,7 +132,43 @@ impl ClientConn {
 
     /// Whether nothing is left to be done for it.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.in_flight == 0 && self.unsent_octets() == 0
+        self.in_flight == 0 && self.unsent_octets() == 0 && self.exchanges.is_empty()
+    }
+
+    /// Whether HTTP is spoken on it: then the adapter reads, and asks what it reads as exchanges.
+    pub(crate) fn is_http(&self) -> bool {
+        self.transport == Transport::Doh
+    }
+
+    /// Its handshakes are over.
+    pub(crate) fn note_established(&mut self, now: Instant) {
+        self.established = true;
+        self.active_at = now;
+    }
+
+    /// The head of a request came.
+    pub(crate) fn note_exchange(&mut self, now: Instant, exchange: ExchangeHandle) {
+        self.exchanges.push(exchange);
+        self.bodies.push_back((exchange, now));
+        self.active_at = now;
+    }
+
+    /// A response was handed to the adapter.
+    pub(crate) fn note_answer(&mut self, now: Instant, exchange: ExchangeHandle, octets: usize) {
+        self.answers.push_back((exchange, now));
+        self.responses += octets;
+    }
+
+    /// An exchange is over, of whose response so many octets had not left.
+    pub(crate) fn note_exchange_over(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        unsent: usize,
+    ) {
+        self.exchanges.retain(|open| *open != exchange);
+        self.responses -= unsent;
+        self.active_at = now;
     }
 
     /// Reading stops for now: the client is not the slow one meanwhile.
@@ -142,12 +205,18 @@ impl ClientConn {
 
     /// The next deadline and what it is for. A query in flight has a deadline of its own.
     pub(crate) fn due(&self, settings: &ListenSettings) -> Option<(Instant, Overdue)> {
-        let writing = self
-            .unsent
-            .front()
-            .map(|(_, since)| (*since + settings.write_timeout, Overdue::Writing));
-        let reading =
-            self.message_since.map(|since| (since + settings.read_timeout, Overdue::Reading));
+        if !self.established {
+            return Some((self.accepted_at + HANDSHAKE, Overdue::Handshake));
+        }
+        let unsent = self.unsent.front().map(|(_, since)| *since);
+        let answer = self.answers.front().map(|(_, since)| *since);
+        let writing =
+            unsent.or(answer).map(|since| (since + settings.write_timeout, Overdue::Writing));
+        let body = self.bodies.front().map(|(_, since)| *since);
+        let reading = self
+            .message_since
+            .or(body)
+            .map(|since| (since + settings.read_timeout, Overdue::Reading));
         let idle = (self.is_quiet() && self.message_since.is_none())
             .then(|| (self.active_at + settings.tcp_idle_timeout, Overdue::Idle));
         [writing, reading, idle].into_iter().flatten().min_by_key(|(at, _)| *at)

@@ -6,8 +6,10 @@
 use bytes::BytesMut;
 
 use super::framing::Reassembly;
-use crate::handle::FetchHandle;
-use crate::limits::{GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS};
+use crate::handle::{ExchangeHandle, FetchHandle};
+use crate::limits::{
+    EXCHANGES_PER_UPSTREAM_CONN, GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS,
+};
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::IdTable;
@@ -35,6 +37,10 @@ pub(crate) struct UpstreamConn {
     pub(crate) answered: bool,
     /// When the other side last sent something.
     pub(crate) heard_at: Option<Instant>,
+    /// Whether queries travel as HTTP exchanges.
+    pub(crate) is_http: bool,
+    /// Those in flight, each with the id that stands for it.
+    pub(crate) exchanges: Vec<(u16, ExchangeHandle)>,
     /// Takes no new queries: closed as soon as the last one has ended.
     pub(crate) retired: bool,
 }
@@ -51,7 +57,7 @@ pub(crate) enum Stage {
 }
 
 impl UpstreamConn {
-    pub(crate) fn new(endpoint: usize, stage: Stage, timer: TimerId) -> Self {
+    pub(crate) fn new(endpoint: usize, stage: Stage, timer: TimerId, is_http: bool) -> Self {
         Self {
             endpoint,
             stage,
@@ -63,6 +69,8 @@ impl UpstreamConn {
             reading: Reassembly::default(),
             answered: false,
             heard_at: None,
+            is_http,
+            exchanges: Vec::new(),
             retired: false,
         }
     }
@@ -75,7 +83,8 @@ impl UpstreamConn {
     /// Whether another query may be put on it.
     pub(crate) fn takes_queries(&self) -> bool {
         !self.retired
-            && self.ids.live() < PIPELINE_PER_CONN
+            && self.ids.live()
+                < if self.is_http { EXCHANGES_PER_UPSTREAM_CONN } else { PIPELINE_PER_CONN }
             && self.out.len() + self.handed < UPSTREAM_UNSENT_OCTETS
     }
 }

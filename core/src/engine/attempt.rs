@@ -32,6 +32,8 @@ pub(super) enum Failure {
     Rcode(Rcode),
     /// The upstream's reply cannot be passed on.
     Malformed,
+    /// The upstream's HTTP server said no.
+    Http,
     /// A bound was reached, or the upstream is being waited for.
     Busy,
     /// Its host name has no address.
@@ -76,7 +78,9 @@ impl Engine {
         }
         match state.settings.protocol {
             UpstreamProtocol::Udp => self.attempt_datagram(now, handle, endpoint, out),
-            UpstreamProtocol::Tcp => self.attempt_stream(now, handle, endpoint),
+            UpstreamProtocol::Tcp | UpstreamProtocol::Dot | UpstreamProtocol::Doh => {
+                self.attempt_stream(now, handle, endpoint)
+            }
         }
     }
 
@@ -255,7 +259,11 @@ impl Engine {
         // An ICMP error does not say which query it is about: a reply may come nevertheless.
         let late = match failure {
             Failure::TimedOut | Failure::Network(_) => true,
-            Failure::Rcode(_) | Failure::Malformed | Failure::Busy | Failure::NoAddress => false,
+            Failure::Rcode(_)
+            | Failure::Malformed
+            | Failure::Http
+            | Failure::Busy
+            | Failure::NoAddress => false,
         };
         self.release_attempt(handle, late);
         if self.ask_in_lower_case(now, handle, out) {
@@ -306,6 +314,10 @@ impl Engine {
             Failure::Malformed => {
                 fetch.history.unreachable = true;
                 Counter::UpstreamMalformed
+            }
+            Failure::Http => {
+                fetch.history.unreachable = true;
+                Counter::UpstreamHttp
             }
             Failure::Busy => {
                 fetch.history.overloaded = true;

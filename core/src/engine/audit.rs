@@ -10,14 +10,17 @@ use std::fmt;
 
 use books::Books;
 
+use super::client_exchanges::{Exchange, Phase};
 use super::fetch::{AttemptVia, Candidate, Fetch, Purpose};
+use super::upstream_streams::conns_max;
 use super::{Action, Conn, Due, Engine, FetchHandle, ReplyTo, Target};
 use crate::conn::{ClientConn, Stage, UpstreamConn};
 use crate::handle::{ConnHandle, HostHandle, SocketHandle};
 use crate::limits::{
-    CANDIDATES, CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CONNS, CONNS_PER_UPSTREAM, EVENTS, FETCHES,
-    GIVEN_UP_IDS_PER_CONN, IDS, MESSAGE_OCTETS, OUTBOX_DATAGRAMS, PIPELINE_PER_CONN,
-    QUERIES_PER_SOCKET, SOCKETS, UNSENT_OCTETS, UPSTREAMS, WAITERS, WAITERS_PER_FETCH,
+    CANDIDATES, CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CONNS, EVENTS, EXCHANGES,
+    EXCHANGES_PER_CLIENT_CONN, FETCHES, GIVEN_UP_IDS_PER_CONN, IDS, MESSAGE_OCTETS,
+    OUTBOX_DATAGRAMS, PIPELINE_PER_CONN, QUERIES_PER_SOCKET, SOCKETS, UNSENT_OCTETS, UPSTREAMS,
+    WAITERS, WAITERS_PER_FETCH,
 };
 use crate::time::Instant;
 use crate::timers::TimerId;
@@ -40,6 +43,8 @@ pub struct Audit {
     pub client_conns: usize,
     /// Stream connections to upstreams.
     pub upstream_conns: usize,
+    /// HTTP exchanges on both.
+    pub exchanges: usize,
     /// Addresses of upstreams.
     pub endpoints: usize,
     /// Host names of upstreams.
@@ -266,7 +271,8 @@ impl Auditor<'_> {
         agree(conn.in_flight, waiting, format_args!("queries of client {handle:?}"))?;
         within(conn.in_flight, CLIENT_PIPELINE, format_args!("queries of client {handle:?}"))?;
         self.dirt(handle, conn.dirty, !conn.out.is_empty())?;
-        let taking = conn.paused || conn.takes_queries();
+        self.client_exchanges(handle, conn)?;
+        let taking = conn.paused || conn.takes_queries() || conn.is_http();
         ensure(taking, format_args!("client {handle:?} is read from but takes no queries"))?;
         let armed = self.take_timer(conn.timer, Due::Conn(handle))?;
         let due = conn.due(&self.engine.snapshot.listen);
@@ -274,8 +280,51 @@ impl Auditor<'_> {
         ensure(looked_at, format_args!("client {handle:?} has a deadline that nobody looks at"))
     }
 
+    /// A connection knows its exchanges, they know it, and each question among them waits once.
+    fn client_exchanges(&mut self, handle: ConnHandle, conn: &ClientConn) -> Checked {
+        let count = conn.exchanges.len();
+        within(count, EXCHANGES_PER_CLIENT_CONN, format_args!("exchanges of {handle:?}"))?;
+        for name in &conn.exchanges {
+            self.audit.exchanges += 1;
+            let exchange = match self.engine.exchanges.get(*name) {
+                Some(Exchange::Client(exchange)) if exchange.conn == handle => exchange,
+                other => {
+                    return ensure(false, format_args!("{handle:?} names {name:?}: {other:?}"));
+                }
+            };
+            let waits = self.books.exchanges.contains(name);
+            let line = |line: &std::collections::VecDeque<_>| line.iter().any(|(on, _)| on == name);
+            let (asked, listed) = match exchange.phase {
+                Phase::Body(_) => (false, line(&conn.bodies)),
+                Phase::Asked => (true, true),
+                Phase::Answered(_) => (false, line(&conn.answers)),
+            };
+            agree(asked, waits, format_args!("whether {name:?} waits for an answer"))?;
+            ensure(listed, format_args!("{name:?} has a deadline that nobody looks at"))?;
+        }
+        Ok(())
+    }
+
+    /// On an open HTTP connection each query is an exchange, and there are no others.
+    fn upstream_exchanges(&mut self, handle: ConnHandle, conn: &UpstreamConn) -> Checked {
+        let bound = if conn.is_http && conn.stage == Stage::Open { conn.ids.live() } else { 0 };
+        within(conn.exchanges.len(), bound, format_args!("exchanges on {handle:?}"))?;
+        for (id, name) in &conn.exchanges {
+            self.audit.exchanges += 1;
+            let exchange = match self.engine.exchanges.get(*name) {
+                Some(Exchange::Upstream(exchange)) => Some((exchange.conn, exchange.id)),
+                Some(Exchange::Client(_)) | None => None,
+            };
+            agree(exchange, Some((handle, *id)), format_args!("where {name:?} is"))?;
+            let owned = matches!(conn.ids.owner(*id), Owner::Live(_));
+            ensure(owned, format_args!("{name:?} is of no query"))?;
+        }
+        Ok(())
+    }
+
     fn upstream_conn(&mut self, handle: ConnHandle, conn: &UpstreamConn) -> Checked {
         self.ids(&conn.ids, |id| AttemptVia::Conn(handle, id))?;
+        self.upstream_exchanges(handle, conn)?;
         let live = conn.ids.live();
         within(live, PIPELINE_PER_CONN, format_args!("queries on {handle:?}"))?;
         let given_up = conn.ids.used() - live;
@@ -325,7 +374,7 @@ impl Auditor<'_> {
                 agree(conn.endpoint, place, format_args!("where {handle:?} leads to"))?;
                 usable += usize::from(!conn.retired);
             }
-            within(usable, CONNS_PER_UPSTREAM, format_args!("connections to endpoint {place}"))?;
+            within(usable, conns_max(endpoint), format_args!("connections to endpoint {place}"))?;
             if !engine.has_stopped() {
                 let is_used = self.books.used.contains(&place);
                 agree(endpoint.removed, !is_used, format_args!("whether {place} is removed"))?;
@@ -368,6 +417,7 @@ impl Auditor<'_> {
             ("questions", engine.fetches.len(), audit.fetches, FETCHES),
             ("sockets", engine.sockets.len(), audit.sockets, SOCKETS),
             ("connections", engine.conns.len(), conns, CONNS),
+            ("exchanges", engine.exchanges.len(), audit.exchanges, EXCHANGES),
             ("hosts", engine.hosts.len(), audit.hosts, 2 * UPSTREAMS),
         ] {
             agree(noted, counted, format_args!("{what}"))?;

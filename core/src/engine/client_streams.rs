@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use super::question::{Client, Desk, Verdict};
 use super::{
-    AcceptRefused, Action, CloseMode, Conn, Counted, Due, Engine, Established, ListenerId, Out,
-    ReplyTo, Transport,
+    AcceptRefused, Accepted, Action, CloseMode, Conn, Counted, Due, Engine, Established,
+    ListenerId, Out, ReplyTo,
 };
+use crate::config::ListenSocket;
 use crate::conn::{ClientConn, Overdue, append_message, split_message};
 use crate::handle::ConnHandle;
 use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, UNSENT_OCTETS};
@@ -22,9 +23,9 @@ impl Engine {
         now: Instant,
         listener: ListenerId,
         peer: SocketAddr,
-    ) -> Result<ConnHandle, AcceptRefused> {
+    ) -> Result<Accepted, AcceptRefused> {
         let admitted = self.admit(listener, peer);
-        let (transport, peer, counted) = match admitted {
+        let (socket, peer, counted) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.metrics.counters.count(Counter::ConnsRefused);
@@ -32,9 +33,12 @@ impl Engine {
             }
         };
         let timers = &mut self.timers;
+        let proxied = self.snapshot.listen.proxy_protocol_from.allows(peer.ip());
+        let established = !proxied && !socket.tls;
         let made = self.conns.insert_with(|handle| {
             let timer = timers.allocate(Due::Conn(handle));
-            Conn::Client(ClientConn::new(transport, peer, counted, now, timer))
+            let transport = socket.transport;
+            Conn::Client(ClientConn::new(transport, peer, counted, now, timer, established))
         });
         let Ok(handle) = made else {
             self.shared.release_connection(counted);
@@ -43,14 +47,14 @@ impl Engine {
         };
         self.metrics.counters.count(Counter::ConnsAccepted);
         self.update_client(now, handle);
-        Ok(handle)
+        Ok(Accepted { conn: handle, proxied, socket })
     }
 
     fn admit(
         &self,
         listener: ListenerId,
         peer: SocketAddr,
-    ) -> Result<(Transport, SocketAddr, Counted), AcceptRefused> {
+    ) -> Result<(ListenSocket, SocketAddr, Counted), AcceptRefused> {
         if self.drain.is_some() {
             return Err(AcceptRefused::Stopping);
         }
@@ -59,17 +63,34 @@ impl Engine {
         let peer = SocketAddr::new(fold(peer.ip()), peer.port());
         let may_ask = self.snapshot.acl.allows(peer.ip());
         let counted = self.shared.admit_connection(peer.ip(), may_ask, settings)?;
-        Ok((socket.transport, peer, counted))
+        Ok((*socket, peer, counted))
     }
 
-    /// The handshake of a client's connection is over.
-    pub(super) fn client_established(&mut self, handle: ConnHandle, established: Established) {
+    /// The handshakes of a client's connection are over. Whom a proxy announces counts in its place.
+    pub(super) fn client_established(
+        &mut self,
+        now: Instant,
+        handle: ConnHandle,
+        how: &Established,
+    ) {
         let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
             return;
         };
-        if let Some(client) = established.client {
+        conn.note_established(now);
+        if let Some(client) = how.client {
             conn.peer = SocketAddr::new(fold(client.ip()), client.port());
+            let ip = conn.peer.ip();
+            self.shared.release_connection(conn.counted);
+            let may_ask = self.snapshot.acl.allows(ip);
+            match self.shared.admit_connection(ip, may_ask, &self.snapshot.listen) {
+                Ok(counted) => conn.counted = counted,
+                Err(_) => {
+                    self.metrics.counters.count(Counter::ConnsRefused);
+                    return self.close_uncounted(handle);
+                }
+            }
         }
+        self.update_client(now, handle);
     }
 
     /// Octets from a client.
@@ -238,7 +259,9 @@ impl Engine {
         let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
             return;
         };
-        if !conn.paused && !conn.takes_queries() {
+        if conn.is_http() {
+            // A client has at most so many exchanges, and HTTP has a flow control of its own.
+        } else if !conn.paused && !conn.takes_queries() {
             conn.note_paused();
             self.actions.push_back(Action::PauseReading { conn: handle });
         } else if conn.paused
@@ -272,11 +295,14 @@ impl Engine {
             return;
         };
         match conn.due(&self.snapshot.listen) {
+            Some((at, Overdue::Reading)) if at <= now && conn.is_http() => {
+                self.exchange_overdue(now, handle);
+            }
             Some((at, overdue)) if at <= now => {
                 self.metrics.counters.count(Counter::ConnsTimedOut);
                 let mode = match overdue {
                     Overdue::Idle => CloseMode::AfterWrites,
-                    Overdue::Reading | Overdue::Writing => CloseMode::Now,
+                    Overdue::Handshake | Overdue::Reading | Overdue::Writing => CloseMode::Now,
                 };
                 self.close_client(handle, mode);
             }
@@ -297,10 +323,25 @@ impl Engine {
         let Some(Conn::Client(conn)) = self.conns.remove(handle) else {
             return;
         };
+        self.shared.release_connection(conn.counted);
+        self.forget_uncounted(&conn);
+    }
+
+    /// Closes a connection that is counted out already.
+    fn close_uncounted(&mut self, handle: ConnHandle) {
+        if let Some(Conn::Client(conn)) = self.conns.remove(handle) {
+            self.forget_uncounted(&conn);
+        }
+        self.actions.push_back(Action::CloseConn { conn: handle, mode: CloseMode::Now });
+    }
+
+    fn forget_uncounted(&mut self, conn: &ClientConn) {
         self.timers.release(conn.timer);
         if !is_planted(Bug::UnsentMiscounted) {
             self.unsent_octets -= conn.unsent_octets();
         }
-        self.shared.release_connection(conn.counted);
+        for exchange in &conn.exchanges {
+            self.exchanges.remove(*exchange);
+        }
     }
 }

@@ -4,10 +4,12 @@
 //! time.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Event;
+use crate::config::{ListenSocket, UpstreamTls};
 use crate::handle::{ConnHandle, ExchangeHandle, ListenerId, ProcessHandle, SocketHandle};
 
 /// Where a batch of datagrams came from.
@@ -38,8 +40,48 @@ pub enum IoFailure {
     TooBig,
     /// The adapter of this build cannot do what was asked.
     Unsupported,
+    /// The TLS handshake failed, or the TLS session broke.
+    Tls(TlsFailure),
     /// Anything else.
     Other,
+}
+
+/// Why there is no TLS session with an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// Its certificate has expired.
+    Expired,
+    /// Its certificate is not valid yet.
+    NotYetValid,
+    /// Its certificate is for another name.
+    WrongName,
+    /// Nobody whom we trust has signed its certificate.
+    UnknownIssuer,
+    /// Its public key is none of those that are pinned.
+    WrongPin,
+    /// Its certificate is wrong in another way.
+    BadCertificate,
+    /// It does not speak the protocol that is wanted above TLS.
+    WrongProtocol,
+    /// It did not agree to a session, or broke its rules.
+    Protocol,
+}
+
+impl TlsFailure {
+    /// The name used in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "certificate expired",
+            Self::NotYetValid => "certificate not valid yet",
+            Self::WrongName => "certificate for another name",
+            Self::UnknownIssuer => "certificate of an unknown issuer",
+            Self::WrongPin => "public key not pinned",
+            Self::BadCertificate => "bad certificate",
+            Self::WrongProtocol => "wrong protocol above tls",
+            Self::Protocol => "tls failed",
+        }
+    }
 }
 
 impl IoFailure {
@@ -48,7 +90,12 @@ impl IoFailure {
     pub const fn is_local(self) -> bool {
         match self {
             Self::AddressUnavailable | Self::NoResources | Self::TooBig | Self::Unsupported => true,
-            Self::Refused | Self::Unreachable | Self::Reset | Self::TimedOut | Self::Other => false,
+            Self::Refused
+            | Self::Unreachable
+            | Self::Reset
+            | Self::TimedOut
+            | Self::Tls(_)
+            | Self::Other => false,
         }
     }
 
@@ -64,6 +111,7 @@ impl IoFailure {
             Self::NoResources => "out of resources",
             Self::TooBig => "message too big",
             Self::Unsupported => "not supported by this build",
+            Self::Tls(failure) => failure.name(),
             Self::Other => "failed",
         }
     }
@@ -121,15 +169,23 @@ pub struct Established {
 }
 
 /// How an outgoing connection is protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
     /// Not at all.
     Plain,
-    /// TLS under the settings of the snapshot's upstream of this index.
-    Tls {
-        /// Place in [`Snapshot::upstreams`](crate::config::Snapshot).
-        upstream: usize,
-    },
+    /// By TLS under these settings.
+    Tls(Arc<UpstreamTls>),
+}
+
+/// A client's connection that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its name from now on.
+    pub conn: ConnHandle,
+    /// It has to begin with a PROXY protocol header, before anything else.
+    pub proxied: bool,
+    /// Where it was accepted: what is spoken there, and whether over TLS.
+    pub socket: ListenSocket,
 }
 
 /// How to close a stream connection.
@@ -172,6 +228,8 @@ pub struct Sizes {
     pub client_conns: usize,
     /// Connections to upstreams.
     pub upstream_conns: usize,
+    /// HTTP exchanges, of clients and with upstreams.
+    pub exchanges: usize,
     /// Timers that are set.
     pub timers: usize,
 }
@@ -253,11 +311,6 @@ pub enum Action {
         /// Status, headers and body.
         response: Box<http::Response<Bytes>>,
     },
-    /// Reset a client's exchange without an answer.
-    CancelResponse {
-        /// Which exchange.
-        exchange: ExchangeHandle,
-    },
     /// Start an exchange on an HTTP connection to an upstream.
     StartExchange {
         /// Its name from now on.
@@ -312,7 +365,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [IoFailure; 9] = [
+    const ALL: [IoFailure; 17] = [
         IoFailure::Refused,
         IoFailure::Unreachable,
         IoFailure::Reset,
@@ -321,6 +374,14 @@ mod tests {
         IoFailure::NoResources,
         IoFailure::TooBig,
         IoFailure::Unsupported,
+        IoFailure::Tls(TlsFailure::Expired),
+        IoFailure::Tls(TlsFailure::NotYetValid),
+        IoFailure::Tls(TlsFailure::WrongName),
+        IoFailure::Tls(TlsFailure::UnknownIssuer),
+        IoFailure::Tls(TlsFailure::WrongPin),
+        IoFailure::Tls(TlsFailure::BadCertificate),
+        IoFailure::Tls(TlsFailure::WrongProtocol),
+        IoFailure::Tls(TlsFailure::Protocol),
         IoFailure::Other,
     ];
 

@@ -61,6 +61,14 @@ impl Engine {
                     self.metrics.counters.count(Counter::DroppedClientGone);
                 }
             }
+            ReplyTo::Exchange(exchange) => {
+                let len = write(&mut self.scratch, &asker, settings);
+                if self.answer_exchange(now, exchange, len) {
+                    count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
+                } else {
+                    self.metrics.counters.count(Counter::DroppedClientGone);
+                }
+            }
         }
         if is_planted(Bug::ReplyTwice)
             && let ReplyTo::Datagram(via) = waiter.reply_to

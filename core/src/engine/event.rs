@@ -27,6 +27,15 @@ pub enum Event {
         /// How many since the last report.
         failures: u64,
     },
+    /// An upstream's HTTP server answered with something else than a DNS message.
+    UpstreamHttpStatus {
+        /// The upstream's name.
+        upstream: String,
+        /// Which address of it.
+        addr: SocketAddr,
+        /// The status; 200 if only the media type is another one.
+        status: u16,
+    },
     /// An upstream whose failures were reported has answered.
     UpstreamAnswers {
         /// The upstream's name.
@@ -98,7 +107,7 @@ pub struct QueryRecord {
 }
 
 /// How many kinds of events there are.
-const KINDS: usize = 9;
+const KINDS: usize = 10;
 
 impl Event {
     /// The stable name.
@@ -107,6 +116,7 @@ impl Event {
         match self {
             Self::Query(_) => "query",
             Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamHttpStatus { .. } => "upstream_http_status",
             Self::UpstreamAnswers { .. } => "upstream_answers",
             Self::UpstreamIgnoresCase { .. } => "upstream_ignores_case",
             Self::HostFound { .. } => "host_found",
@@ -126,6 +136,7 @@ impl Event {
             | Self::UpstreamIgnoresCase { .. }
             | Self::HostFound { .. } => Level::Info,
             Self::UpstreamFailed { .. }
+            | Self::UpstreamHttpStatus { .. }
             | Self::HostNotFound { .. }
             | Self::UpstreamSpoofed { .. }
             | Self::LimitReached { .. }
@@ -144,6 +155,7 @@ impl Event {
             Self::UpstreamIgnoresCase { .. } => 6,
             Self::HostFound { .. } => 7,
             Self::HostNotFound { .. } => 8,
+            Self::UpstreamHttpStatus { .. } => 9,
         }
     }
 }
@@ -167,6 +179,12 @@ impl fmt::Display for Event {
             }
             Self::UpstreamFailed { upstream, addr, failure, failures } => {
                 write!(f, "upstream {upstream} ({addr}): {} ({failures} failures)", failure.name())
+            }
+            Self::UpstreamHttpStatus { upstream, addr, status: 200 } => {
+                write!(f, "upstream {upstream} ({addr}): its answers over http are no dns messages")
+            }
+            Self::UpstreamHttpStatus { upstream, addr, status } => {
+                write!(f, "upstream {upstream} ({addr}): http status {status}")
             }
             Self::UpstreamAnswers { upstream, addr } => {
                 write!(f, "upstream {upstream} ({addr}) answers again")
@@ -232,6 +250,7 @@ impl EventGate {
                 return (true, None);
             }
             Event::UpstreamSpoofed { .. }
+            | Event::UpstreamHttpStatus { .. }
             | Event::UpstreamIgnoresCase { .. }
             | Event::HostFound { .. }
             | Event::HostNotFound { .. }
@@ -329,6 +348,16 @@ mod tests {
                 Event::UpstreamAnswers { upstream: upstream(), addr: addr(1) },
                 Level::Info,
                 "upstream one (192.0.2.1:53) answers again",
+            ),
+            (
+                Event::UpstreamHttpStatus { upstream: upstream(), addr: addr(1), status: 503 },
+                Level::Warn,
+                "upstream one (192.0.2.1:53): http status 503",
+            ),
+            (
+                Event::UpstreamHttpStatus { upstream: upstream(), addr: addr(1), status: 200 },
+                Level::Warn,
+                "upstream one (192.0.2.1:53): its answers over http are no dns messages",
             ),
             (
                 Event::UpstreamIgnoresCase { upstream: upstream(), addr: addr(1) },

@@ -57,7 +57,11 @@ impl Engine {
         let io = match failure {
             Failure::TimedOut => IoFailure::TimedOut,
             Failure::Network(io) => io,
-            Failure::Rcode(_) | Failure::Malformed | Failure::Busy | Failure::NoAddress => return,
+            Failure::Rcode(_)
+            | Failure::Malformed
+            | Failure::Http
+            | Failure::Busy
+            | Failure::NoAddress => return,
         };
         let state = &mut self.endpoints[endpoint];
         let down = is_own(carrier, state)
@@ -66,6 +70,7 @@ impl Engine {
                 IoFailure::Reset => state.health.broke(now, started),
                 IoFailure::Refused
                 | IoFailure::Unreachable
+                | IoFailure::Tls(_)
                 | IoFailure::Other
                 // Without an address of that family there is no way to it from here.
                 | IoFailure::AddressUnavailable => state.health.refused(now),
@@ -129,6 +134,8 @@ impl Engine {
 fn is_own(carrier: Carrier, endpoint: &Endpoint) -> bool {
     match endpoint.settings.protocol {
         UpstreamProtocol::Udp => carrier == Carrier::Datagram,
-        UpstreamProtocol::Tcp => carrier == Carrier::Stream,
+        UpstreamProtocol::Tcp | UpstreamProtocol::Dot | UpstreamProtocol::Doh => {
+            carrier == Carrier::Stream
+        }
     }
 }

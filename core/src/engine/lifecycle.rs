@@ -286,6 +286,9 @@ fn bootstrap_settings(server: SocketAddr) -> UpstreamSettings {
         timeout: Duration::from_secs(2),
         max_in_flight: 2 * limits::UPSTREAMS,
         randomize_case: true,
+        source: None,
+        tls: None,
+        doh: None,
     }
 }
 

@@ -18,13 +18,15 @@
 //!
 //! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
 //! `candidates` (whom to ask), `attempt` (one after the other), `health` (who is down), `sockets` and
-//! `upstream_streams` (how), `deliver` (the way out); `client_streams` keeps clients' connections,
+//! `upstream_streams` (how; `upstream_exchanges` over HTTP), `deliver` (the way out); `client_streams`
+//! keeps clients' connections, `client_exchanges` what they request over HTTP,
 //! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops, `audit` counts everything
 //! afresh.
 
 mod attempt;
 mod audit;
 mod candidates;
+mod client_exchanges;
 mod client_streams;
 mod contract;
 mod deliver;
@@ -38,6 +40,7 @@ mod shared;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod upstream_exchanges;
 mod upstream_streams;
 
 use std::collections::VecDeque;
@@ -46,9 +49,10 @@ use std::sync::Arc;
 
 pub use audit::{Audit, Disagreement};
 use bytes::Bytes;
+use client_exchanges::Exchange;
 pub use contract::{
-    Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure, Origin,
-    ProcessExit, Security, Sizes,
+    Accepted, Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure,
+    Origin, ProcessExit, Security, Sizes, TlsFailure,
 };
 use deliver::{Late, Out};
 use event::EventGate;
@@ -144,6 +148,7 @@ enum Due {
 enum ReplyTo {
     Datagram(Via),
     Stream(ConnHandle),
+    Exchange(ExchangeHandle),
 }
 
 /// A stream connection of either direction.
@@ -180,6 +185,8 @@ pub struct Engine {
     bootstrap: Vec<Candidate>,
     sockets: Slab<Socket, UpstreamSocket>,
     conns: Slab<handle::Conn, Conn>,
+    /// HTTP exchanges on them.
+    exchanges: Slab<handle::Exchange, Exchange>,
     /// Octets of answers that clients' connections hold.
     unsent_octets: usize,
     outbox: VecDeque<Late>,
@@ -217,6 +224,7 @@ impl Engine {
             bootstrap: Vec::new(),
             sockets: Slab::new(limits::SOCKETS),
             conns: Slab::new(limits::CONNS),
+            exchanges: Slab::new(limits::EXCHANGES),
             unsent_octets: 0,
             outbox: VecDeque::new(),
             actions: VecDeque::new(),
@@ -333,16 +341,16 @@ impl Engine {
         now: Instant,
         listener: ListenerId,
         peer: SocketAddr,
-    ) -> Result<ConnHandle, AcceptRefused> {
+    ) -> Result<Accepted, AcceptRefused> {
         let now = self.advance(now);
         self.accept(now, listener, peer)
     }
 
     /// A connection is ready for use: a client's after its handshake, one of ours after connecting.
     pub fn handle_established(&mut self, now: Instant, conn: ConnHandle, how: Established) {
-        self.advance(now);
+        let now = self.advance(now);
         match self.conns.get(conn) {
-            Some(Conn::Client(_)) => self.client_established(conn, how),
+            Some(Conn::Client(_)) => self.client_established(now, conn, &how),
             Some(Conn::Upstream(_)) => self.upstream_established(conn),
             None => self.metrics.counters.count(Counter::DeadHandles),
         }
@@ -402,38 +410,72 @@ impl Engine {
         self.settle(now);
     }
 
-    /// A client opened an exchange on an HTTP connection.
+    /// A client has sent the head of a request on an HTTP connection. Its body follows with
+    /// [`handle_exchange_body`](Self::handle_exchange_body), also where there is none.
     ///
     /// # Errors
-    /// [`AcceptRefused`]: reset the exchange. No listener of this build speaks HTTP.
+    /// [`AcceptRefused`]: reset the exchange, there is no handle for it.
     pub fn handle_exchange_opened(
         &mut self,
         now: Instant,
-        _conn: ConnHandle,
-        _request: http::Request<Bytes>,
+        conn: ConnHandle,
+        request: &http::request::Parts,
     ) -> Result<ExchangeHandle, AcceptRefused> {
-        self.advance(now);
-        Err(AcceptRefused::Stopping)
+        let now = self.advance(now);
+        let opened = self.open_exchange(now, conn, request);
+        self.settle(now);
+        opened
     }
 
-    /// A client reset its exchange.
-    pub fn handle_exchange_reset(&mut self, now: Instant, _exchange: ExchangeHandle) {
-        self.dead_handle(now);
+    /// Octets of the body of a client's request; with `end` there are no more.
+    pub fn handle_exchange_body(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        octets: &[u8],
+        end: bool,
+    ) {
+        let now = self.advance(now);
+        self.exchange_body(now, exchange, octets, end);
+        self.settle(now);
+    }
+
+    /// A client reset its exchange, answered or not.
+    pub fn handle_exchange_reset(&mut self, now: Instant, exchange: ExchangeHandle) {
+        let now = self.advance(now);
+        self.exchange_reset(now, exchange);
+        self.settle(now);
+    }
+
+    /// All of [`Action::Respond`] was handed over: the exchange is over.
+    pub fn handle_exchange_sent(&mut self, now: Instant, exchange: ExchangeHandle) {
+        let now = self.advance(now);
+        self.exchange_sent(now, exchange);
+        self.settle(now);
     }
 
     /// An upstream answered an exchange.
     pub fn handle_exchange_answered(
         &mut self,
         now: Instant,
-        _exchange: ExchangeHandle,
-        _response: http::Response<Bytes>,
+        exchange: ExchangeHandle,
+        response: &http::Response<Bytes>,
     ) {
-        self.dead_handle(now);
+        let now = self.advance(now);
+        self.exchange_answered(now, exchange, response);
+        self.settle(now);
     }
 
     /// An exchange with an upstream failed.
-    pub fn handle_exchange_failed(&mut self, now: Instant, _: ExchangeHandle, _why: IoFailure) {
-        self.dead_handle(now);
+    pub fn handle_exchange_failed(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        why: IoFailure,
+    ) {
+        let now = self.advance(now);
+        self.exchange_failed(now, exchange, why);
+        self.settle(now);
     }
 
     /// A plugin's process wrote something.
@@ -522,6 +564,7 @@ impl Engine {
             sockets: self.sockets.len(),
             client_conns,
             upstream_conns: self.conns.len() - client_conns,
+            exchanges: self.exchanges.len(),
             timers: self.timers.len(),
         }
     }

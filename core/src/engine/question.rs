@@ -293,7 +293,8 @@ impl Desk<'_> {
         match transport {
             Transport::Udp => self.counters.count(Counter::QueriesUdp),
             Transport::Tcp => self.counters.count(Counter::QueriesTcp),
-            Transport::Dot | Transport::Doh => {} // no listener of this build speaks them
+            Transport::Dot => self.counters.count(Counter::QueriesDot),
+            Transport::Doh => self.counters.count(Counter::QueriesDoh),
         }
     }
 }

@@ -3,12 +3,13 @@
 use super::attempt::Failure;
 use super::fetch::{AttemptVia, Carrier};
 use super::{Action, CloseMode, Closed, Conn, Due, Engine, FetchHandle, IoFailure, Out, Security};
+use crate::config::UpstreamProtocol;
 use crate::conn::{Stage, UpstreamConn, append_message, split_message};
 use crate::handle::ConnHandle;
-use crate::limits::{CONNS_PER_UPSTREAM, QUERY_OCTETS, UPSTREAM_IDLE};
+use crate::limits::{CONNS_PER_UPSTREAM, HTTP_CONNS_PER_UPSTREAM, QUERY_OCTETS, UPSTREAM_IDLE};
 use crate::metrics::Counter;
 use crate::time::Instant;
-use crate::upstream::Owner;
+use crate::upstream::{Endpoint, Owner};
 use crate::wire::ResponseView;
 
 impl Engine {
@@ -41,6 +42,11 @@ impl Engine {
         let AttemptVia::Conn(name, id) = fetch.attempt.via else {
             return;
         };
+        if let Some(Conn::Upstream(conn)) = self.conns.get(name)
+            && conn.is_http
+        {
+            return self.start_exchange(handle, name, id);
+        }
         let mut message = [0; QUERY_OCTETS];
         let len = self.write_query_of(handle, id, &mut message);
         if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) {
@@ -71,7 +77,7 @@ impl Engine {
         if let Some((_, name)) = best {
             return Ok(name);
         }
-        if usable >= CONNS_PER_UPSTREAM {
+        if usable >= conns_max(state) {
             return Err(Failure::Busy);
         }
         let wait = state.backoff.wait(now);
@@ -89,13 +95,14 @@ impl Engine {
         wait: Option<Instant>,
     ) -> Result<ConnHandle, Failure> {
         let timers = &mut self.timers;
+        let is_http = self.endpoints[endpoint].settings.protocol == UpstreamProtocol::Doh;
         let stage = if wait.is_some() { Stage::Waiting } else { Stage::Connecting };
         let made = self.conns.insert_with(|name| {
             let timer = timers.allocate(Due::Conn(name));
             if let Some(until) = wait {
                 timers.set(timer, until);
             }
-            Conn::Upstream(UpstreamConn::new(endpoint, stage, timer))
+            Conn::Upstream(UpstreamConn::new(endpoint, stage, timer, is_http))
         });
         let Ok(name) = made else {
             self.report_limit(now, Counter::LimitSockets, "connections");
@@ -109,10 +116,11 @@ impl Engine {
     }
 
     fn connect(&mut self, conn: ConnHandle, endpoint: usize) {
-        let remote = self.endpoints[endpoint].remote;
+        let Endpoint { remote, settings, .. } = &self.endpoints[endpoint];
+        let (remote, source) = (*remote, settings.source);
+        let security = settings.tls.clone().map_or(Security::Plain, Security::Tls);
         self.metrics.counters.count(Counter::ConnsOpened);
-        let security = Security::Plain;
-        self.actions.push_back(Action::Connect { conn, remote, source: None, security });
+        self.actions.push_back(Action::Connect { conn, remote, source, security });
     }
 
     pub(super) fn mark_dirty(&mut self, name: ConnHandle) {
@@ -211,8 +219,14 @@ impl Engine {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
         };
-        let endpoint = conn.endpoint;
+        let (endpoint, is_http) = (conn.endpoint, conn.is_http);
         self.endpoints[endpoint].in_flight -= 1;
+        if is_http {
+            self.cancel_exchange(name, id);
+        }
+        let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
+            return;
+        };
         if late {
             // What has not been written cannot be answered.
             match conn.stage {
@@ -226,7 +240,11 @@ impl Engine {
                 }
                 // Not an octet since the query was sent: nobody may be there any more.
                 Stage::Open => {
-                    conn.ids.give_up(id);
+                    if is_http {
+                        conn.ids.release(id); // whatever comes, comes on an exchange that is over
+                    } else {
+                        conn.ids.give_up(id);
+                    }
                     let silent = conn.heard_at.is_none_or(|at| at < started);
                     conn.retired |= silent || conn.is_worn();
                 }
@@ -283,6 +301,9 @@ impl Engine {
             Conn::Upstream(conn) => {
                 self.timers.release(conn.timer);
                 self.endpoints[conn.endpoint].conns.retain(|held| *held != name);
+                for (_, exchange) in &conn.exchanges {
+                    self.exchanges.remove(*exchange);
+                }
                 Some(conn)
             }
             Conn::Client(_) => unreachable!("the caller looked at the kind"),
@@ -309,14 +330,28 @@ impl Engine {
                 continue;
             };
             fetch.attempt.via = AttemptVia::Nothing;
-            if was_open && !fetch.reconnected {
-                // An upstream may close a connection at any time (RFC 7766 section 6.2.4): try
-                // once more with it before going on to the next.
-                fetch.reconnected = true;
-                self.retry_stream(now, handle, endpoint);
+            if was_open {
+                self.ask_again(now, handle, endpoint, failure);
             } else {
                 self.attempt_failed(now, handle, Failure::Network(failure), &mut Out(None));
             }
+        }
+    }
+
+    /// An upstream may close a connection at any time (RFC 7766 section 6.2.4): it is tried once more
+    /// before the next one is.
+    pub(super) fn ask_again(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        endpoint: usize,
+        failure: IoFailure,
+    ) {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
+        if std::mem::replace(&mut fetch.reconnected, true) {
+            self.attempt_failed(now, handle, Failure::Network(failure), &mut Out(None));
+        } else {
+            self.retry_stream(now, handle, endpoint);
         }
     }
 
@@ -329,5 +364,13 @@ impl Engine {
         if let Err(failure) = retried {
             self.attempt_failed(now, handle, failure, &mut Out(None));
         }
+    }
+}
+
+/// How many connections may lead to an endpoint.
+pub(super) fn conns_max(endpoint: &Endpoint) -> usize {
+    match endpoint.settings.protocol {
+        UpstreamProtocol::Udp | UpstreamProtocol::Tcp | UpstreamProtocol::Dot => CONNS_PER_UPSTREAM,
+        UpstreamProtocol::Doh => HTTP_CONNS_PER_UPSTREAM,
     }
 }

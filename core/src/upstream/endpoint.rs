@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::health::Health;
 use super::letter_case::CaseSupport;
 
-use crate::config::UpstreamSettings;
+use crate::config::{DohTarget, UpstreamSettings};
 use crate::handle::{ConnHandle, SocketHandle};
 use crate::limits::{
     RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX, SOCKETS_PER_UPSTREAM, UPSTREAM_REPORTS_EVERY,
@@ -23,6 +23,8 @@ pub(crate) struct Endpoint {
     pub(crate) settings: Arc<UpstreamSettings>,
     /// The address.
     pub(crate) remote: SocketAddr,
+    /// What is requested of it, if it is asked over HTTP.
+    uri: http::Uri,
     /// Round-trip times.
     pub(crate) latency: Arc<Latency>,
     /// No longer configured, or no longer an address of its host: takes no new queries.
@@ -51,9 +53,11 @@ impl Endpoint {
         remote: SocketAddr,
         latency: Arc<Latency>,
     ) -> Self {
+        let uri = settings.doh.as_deref().and_then(uri_of).unwrap_or_default();
         Self {
             settings,
             remote,
+            uri,
             latency,
             removed: false,
             sockets: [None; SOCKETS_PER_UPSTREAM],
@@ -65,6 +69,11 @@ impl Endpoint {
             backoff: Backoff::default(),
             trouble: Trouble::default(),
         }
+    }
+
+    /// What is requested of it over HTTP.
+    pub(crate) fn request_uri(&self) -> http::Uri {
+        self.uri.clone()
     }
 
     /// How it is called in events.
@@ -88,6 +97,16 @@ impl Endpoint {
             && self.conns.is_empty()
             && self.sockets.iter().all(Option::is_none)
     }
+}
+
+/// The URI of a target, which the configuration has checked.
+fn uri_of(target: &DohTarget) -> Option<http::Uri> {
+    http::Uri::builder()
+        .scheme("https")
+        .authority(target.authority.as_str())
+        .path_and_query(target.path.as_str())
+        .build()
+        .ok()
 }
 
 /// Turns failures of one upstream into few reports: the first one, a count from time to time, and

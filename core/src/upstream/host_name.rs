@@ -181,6 +181,9 @@ mod tests {
             timeout: Duration::from_secs(2),
             max_in_flight: 1,
             randomize_case: true,
+            source: None,
+            tls: None,
+            doh: None,
         };
         HostName::new(settings.into(), name, 53, Default::default(), Timers::default().allocate(()))
     }

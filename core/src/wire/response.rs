@@ -208,6 +208,14 @@ impl<'a> ResponseView<'a> {
         ResponseKind::NoData { negative_ttl }
     }
 
+    /// For how many seconds an HTTP cache may keep it (RFC 8484 section 5.1): the smallest TTL of the
+    /// answers, and where they do not end in what was asked for, of the denial. Without either, 0.
+    #[must_use]
+    pub fn freshness(&self) -> u32 {
+        let denial = self.facts.negative_ttl.filter(|_| !self.facts.answered);
+        [self.facts.smallest_ttl, denial].into_iter().flatten().min().unwrap_or(0)
+    }
+
     /// The code of the first Extended DNS Error (RFC 8914).
     #[must_use]
     pub fn extended_error(&self) -> Option<ExtendedError> {
@@ -264,6 +272,8 @@ struct Facts {
     glue: bool,
     /// From the first SOA among the authorities.
     negative_ttl: Option<u32>,
+    /// Of all answers.
+    smallest_ttl: Option<u32>,
 }
 
 /// The walk over all records.
@@ -287,6 +297,9 @@ impl<'a> Walk<'a> {
             self.sections.answers = self.sections.answers.saturating_add(1);
             self.sections.authorities_end = record.end;
             self.sections.kept_end = record.end;
+            let ttl = record.sane_ttl();
+            self.facts.smallest_ttl =
+                Some(self.facts.smallest_ttl.map_or(ttl, |least| least.min(ttl)));
             self.facts.answered |= self
                 .asked
                 .is_some_and(|asked| asked == RecordType::ANY || asked == record.record_type);

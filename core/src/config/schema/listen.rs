@@ -8,6 +8,7 @@ use super::super::snapshot::{ListenSettings, ListenSocket};
 use super::super::value::Value;
 use super::{address, later};
 use crate::config::schema::settings::MILLIS;
+use crate::policy::Acl;
 use crate::transport::Transport;
 
 /// The variable that overrides `listen.workers`.
@@ -40,6 +41,11 @@ pub(super) fn read(mut section: Section<'_>, host: &dyn Host) -> ListenSettings 
             1..=1_000_000,
             64,
         ),
+        tls: None,
+        doh_path: "/dns-query".to_owned(),
+        proxy_protocol_from: Acl::new(Vec::new()),
+        trusted_proxies: Acl::new(Vec::new()),
+        ddr: None,
     };
     later::check(&mut section, later::LISTEN);
     section.finish();
@@ -64,7 +70,7 @@ fn dns_sockets(section: &mut Section<'_>) -> Vec<ListenSocket> {
     let mut sockets = Vec::new();
     for addr in addresses {
         for transport in [Transport::Udp, Transport::Tcp] {
-            sockets.push(ListenSocket { transport, addr });
+            sockets.push(ListenSocket { transport, addr, tls: false });
         }
     }
     if sockets.len() > SOCKETS {

@@ -153,6 +153,9 @@ fn upstream(
         timeout: timeout(section),
         max_in_flight: section.integer("max_in_flight", 1..=1_000_000, 1_000),
         randomize_case: randomize_case(section, plain),
+        source: None,
+        tls: None,
+        doh: None,
     }
 }
 

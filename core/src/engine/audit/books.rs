@@ -1,7 +1,7 @@
 //! Sums that belong to somebody else than what they are added up from, each made in one pass.
 
 use super::{Armed, AttemptVia, Candidate, Conn, Engine, Purpose, ReplyTo, Target};
-use crate::handle::{ConnHandle, HostHandle};
+use crate::handle::{ConnHandle, ExchangeHandle, HostHandle};
 use crate::hash::{Map, Set};
 use crate::timers::TimerId;
 
@@ -10,6 +10,8 @@ use crate::timers::TimerId;
 pub(super) struct Books {
     /// Queries that wait for an answer, by the client's connection.
     pub(super) waiters: Map<ConnHandle, usize>,
+    /// Exchanges whose question waits for an answer.
+    pub(super) exchanges: Set<ExchangeHandle>,
     /// Places in the line of connections with something to send.
     pub(super) dirty: Map<ConnHandle, usize>,
     /// Attempts in flight, by endpoint.
@@ -64,6 +66,7 @@ impl Books {
             for waiter in &fetch.waiters {
                 match waiter.reply_to {
                     ReplyTo::Stream(conn) => *self.waiters.entry(conn).or_default() += 1,
+                    ReplyTo::Exchange(exchange) => self.exchanges.extend([exchange]),
                     ReplyTo::Datagram(_) => {}
                 }
             }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{
     CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
@@ -13,7 +15,7 @@ use crate::config::{
 use crate::engine::{
     Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
 };
-use crate::handle::{ConnHandle, SocketHandle};
+use crate::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::policy::{Acl, Blocklist};
 use crate::time::{Duration, Instant};
@@ -39,6 +41,9 @@ pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettin
         timeout: Duration::from_secs(2),
         max_in_flight: 1_000,
         randomize_case: false,
+        source: None,
+        tls: None,
+        doh: None,
     }
 }
 
@@ -48,7 +53,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
         generation: 1,
         listen: ListenSettings {
             sockets: [Transport::Udp, Transport::Tcp]
-                .map(|transport| ListenSocket { transport, addr })
+                .map(|transport| ListenSocket { transport, addr, tls: false })
                 .to_vec(),
             metrics: None,
             read_timeout: Duration::from_secs(2),
@@ -60,6 +65,11 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             workers: Some(1),
             max_connections: 100,
             max_connections_per_client: 10,
+            tls: None,
+            doh_path: "/dns-query".to_owned(),
+            proxy_protocol_from: Acl::new(Vec::new()),
+            trusted_proxies: Acl::new(Vec::new()),
+            ddr: None,
         },
         logging: LoggingSettings { level: Level::Info, log_queries: false },
         acl: Acl::default(),
@@ -127,6 +137,11 @@ pub(super) struct World {
     pub(super) opens_at_once: bool,
     /// Sockets that do not, and have not yet.
     pub(super) opening: Vec<SocketHandle>,
+    /// Responses to clients' exchanges.
+    pub(super) responses: VecDeque<(ExchangeHandle, http::Response<Bytes>)>,
+    /// Exchanges asked for on connections to upstreams.
+    pub(super) requests: VecDeque<(ExchangeHandle, ConnHandle, http::Request<Bytes>)>,
+    pub(super) cancelled: Vec<ExchangeHandle>,
     /// What connections were to send when they were closed.
     pub(super) last_written: Vec<(ConnHandle, Vec<u8>)>,
 }
@@ -167,6 +182,9 @@ impl World {
             writable: true,
             opens_at_once: true,
             opening: Vec::new(),
+            responses: VecDeque::new(),
+            requests: VecDeque::new(),
+            cancelled: Vec::new(),
             last_written: Vec::new(),
         }
     }
@@ -240,10 +258,17 @@ impl World {
     }
 
     pub(super) fn connect_client(&mut self) -> ConnHandle {
-        let conn = self.engine.handle_accepted(self.now, TCP, client()).expect("room");
+        let conn = self.accept(TCP, client());
+        self.engine.handle_established(self.now, conn, Established::default());
+        self.pump();
+        conn
+    }
+
+    /// A client connects, and goes no further.
+    pub(super) fn accept(&mut self, listener: ListenerId, peer: SocketAddr) -> ConnHandle {
+        let conn = self.engine.handle_accepted(self.now, listener, peer).expect("room").conn;
         assert_eq!(self.live.insert(conn.index(), conn), None);
         self.written.remove(&conn.index());
-        self.engine.handle_established(self.now, conn, Established::default());
         self.pump();
         conn
     }
@@ -354,11 +379,15 @@ impl World {
             Action::CloseListener { listener } => self.closed_listeners.push(listener),
             Action::Report(event) => self.events.push(event),
             Action::Stopped => self.stopped = true,
-            Action::Respond { .. }
-            | Action::CancelResponse { .. }
-            | Action::StartExchange { .. }
-            | Action::CancelExchange { .. }
-            | Action::StartProcess { .. }
+            Action::Respond { exchange, response } => {
+                self.responses.push_back((exchange, *response));
+            }
+            Action::StartExchange { exchange, conn, request } => {
+                assert!(self.is_live(conn), "an exchange on a connection that is not open");
+                self.requests.push_back((exchange, conn, *request));
+            }
+            Action::CancelExchange { exchange } => self.cancelled.push(exchange),
+            Action::StartProcess { .. }
             | Action::FeedProcess { .. }
             | Action::KillProcess { .. }
             | Action::AnswerAdmin { .. } => panic!("not asked for: {action:?}"),

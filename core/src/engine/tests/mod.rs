@@ -2,6 +2,7 @@
 
 mod audit;
 mod chain;
+mod exchanges;
 mod forwarding;
 mod harness;
 mod health;

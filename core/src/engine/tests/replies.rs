@@ -320,7 +320,7 @@ fn what_a_proxy_announces_is_the_client() {
     let mut snapshot = one();
     snapshot.logging.log_queries = true;
     let mut world = World::new(snapshot);
-    let conn = world.engine.handle_accepted(world.now, TCP, client()).expect("room");
+    let conn = world.engine.handle_accepted(world.now, TCP, client()).expect("room").conn;
     let announced = "[::ffff:192.0.2.77]:9".parse().ok();
     let how = Established { client: announced, ..Established::default() };
     world.engine.handle_established(world.now, conn, how);
@@ -337,7 +337,7 @@ fn what_a_proxy_announces_is_the_client() {
 }
 
 #[test]
-fn what_this_build_does_not_do_is_refused_and_counted() {
+fn what_nobody_asked_for_is_refused_and_counted() {
     let mut world = World::new(one());
     let conn: ConnHandle = world.connect_client();
     let mut exchanges: Slab<Exchange, ()> = Slab::new(1);
@@ -345,15 +345,15 @@ fn what_this_build_does_not_do_is_refused_and_counted() {
     let mut processes: Slab<Process, ()> = Slab::new(1);
     let process = processes.insert(()).expect("room");
     let (engine, now) = (&mut world.engine, world.now);
-    let opened = engine.handle_exchange_opened(now, conn, http::Request::default());
+    let opened = engine.handle_exchange_opened(now, conn, &http::Request::new(()).into_parts().0);
     assert_eq!(opened, Err(AcceptRefused::Stopping));
     engine.handle_exchange_reset(now, exchange);
-    engine.handle_exchange_answered(now, exchange, http::Response::default());
+    engine.handle_exchange_answered(now, exchange, &http::Response::default());
     engine.handle_exchange_failed(now, exchange, IoFailure::Reset);
     engine.handle_process_bytes(now, process, b"{}");
     engine.handle_process_exited(now, process, ProcessExit::Code(0));
     assert!(engine.poll_action(now).is_none());
-    assert_eq!(world.count(Counter::DeadHandles), 5);
+    assert_eq!(world.count(Counter::DeadHandles), 6);
 }
 
 #[test]
