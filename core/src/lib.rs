@@ -13,6 +13,7 @@
 //! * [`wire`]: views of messages, and the one place that assembles replies.
 //! * [`cache`]: answers, shared by all workers; [`policy`]: who may ask, what is blocked or local;
 //!   [`upstream`]: which upstream serves which zone.
+//! * [`proxy`]: for whom a proxy speaks.
 //! * [`supervisor`], [`admin`], [`exposition`]: health, restarts and metrics, as plain values too.
 //! * [`time`], [`timers`], [`handle`], [`transport`], [`rng`], [`hash`], [`batch`], [`metrics`]: what all of it
 //!   stands on. [`limits`] is the table of every bound.
@@ -100,6 +101,7 @@ pub mod metrics;
 #[cfg_attr(not(feature = "planted"), doc(hidden))]
 pub mod planted;
 pub mod policy;
+pub mod proxy;
 pub mod rng;
 pub mod supervisor;
 pub mod time;

@@ -26,6 +26,9 @@ pub const MESSAGE_OCTETS: usize = 65_535;
 pub const UDP_PLAIN_OCTETS: usize = 512;
 /// Octets received from a client's datagram: queries are small, options included.
 pub const CLIENT_DATAGRAM_OCTETS: usize = 4_096;
+/// Octets of a PROXY protocol header: its specification advises to stay below 536, but a proxy may
+/// add what it knows of its client's certificate.
+pub const PROXY_HEADER_OCTETS: usize = 4_096;
 /// Octets received from an upstream's datagram: some send more than was advertised.
 pub const UPSTREAM_DATAGRAM_OCTETS: usize = 4_096;
 /// Records of an answer that is cached: keeps the table of TTL offsets short.
