@@ -60,6 +60,7 @@ counters! {
     RepliesTruncated "balancedns_responses_truncated_total" None, "Replies sent with TC.";
     DroppedGarbage "balancedns_dropped_total" Some(("reason", "garbage")), "Queries dropped without a reply.";
     DroppedTooLong "balancedns_dropped_total" Some(("reason", "too_long")), "Queries dropped without a reply.";
+    DroppedProxy "balancedns_dropped_total" Some(("reason", "proxy_header")), "Queries dropped without a reply.";
     DroppedClientGone "balancedns_dropped_total" Some(("reason", "client_gone")), "Queries dropped without a reply.";
     AclRefused "balancedns_acl_refused_total" None, "Queries from addresses outside the ACL.";
     Blocked "balancedns_blocked_total" None, "Queries answered by the blacklist.";

@@ -78,6 +78,18 @@ pub fn parse(octets: &[u8]) -> Result<Progress, Malformed> {
     }
 }
 
+/// Takes the header off a datagram: its client, and the rest. A line of version 1 is for streams only
+/// (section 2: datagrams need the binary form). None if there is no whole header.
+pub(crate) fn split_datagram(octets: &[u8]) -> Option<(Option<SocketAddr>, &[u8])> {
+    if !octets.starts_with(V2) {
+        return None;
+    }
+    match parse(octets) {
+        Ok(Progress::Done(header)) => Some((header.client, octets.get(header.octets..)?)),
+        Ok(Progress::More(_)) | Err(_) => None,
+    }
+}
+
 /// Whether octets begin with the signature, as far as they go.
 fn agrees(octets: &[u8], signature: &[u8]) -> bool {
     octets.iter().zip(signature).all(|(octet, expected)| octet == expected)
@@ -324,6 +336,19 @@ mod tests {
         assert_eq!(parse(b""), Ok(Progress::More(SHORTEST)));
         let shown = Malformed::TooLong(9_999).to_string();
         assert_eq!(shown, "proxy protocol header of 9999 octets is longer than 4096");
+    }
+
+    #[test]
+    fn a_datagram_begins_with_a_whole_binary_header() {
+        let client = "192.0.2.1:12345".parse().ok();
+        let whole = [&v2(0x21, 0x12, &INET)[..], b"query"].concat();
+        assert_eq!(split_datagram(&whole), Some((client, &b"query"[..])));
+        assert_eq!(split_datagram(&v2(0x20, 0, b"")), Some((None, &b""[..])));
+        assert_eq!(split_datagram(&whole[..27]), None, "cut");
+        assert_eq!(split_datagram(b"query"), None);
+        assert_eq!(split_datagram(b""), None);
+        let line = b"PROXY TCP4 192.0.2.1 198.51.100.2 12345 853\r\nquery";
+        assert_eq!(split_datagram(line), None);
     }
 
     #[test]

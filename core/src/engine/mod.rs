@@ -75,7 +75,6 @@ use crate::hash::Prehashed;
 use crate::limits;
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::planted::{Bug, is_planted};
-use crate::policy::fold;
 use crate::rng::Streams;
 use crate::time::Instant;
 use crate::timers::Timers;
@@ -260,9 +259,13 @@ impl Engine {
                         self.metrics.counters.count(Counter::DroppedTooLong);
                         continue;
                     }
-                    let peer = SocketAddr::new(fold(meta.peer.ip()), meta.peer.port());
+                    let proxies = &self.snapshot.listen.proxy_protocol_from;
+                    let Some((client, message)) = Client::of_datagram(proxies, meta.peer, message)
+                    else {
+                        self.metrics.counters.count(Counter::DroppedProxy);
+                        continue;
+                    };
                     let via = Via::Listener { listener, peer: meta.peer, source: meta.local };
-                    let client = Client { address: peer, transport: Transport::Udp };
                     self.client_datagram(now, client, via, message, transmit);
                 }
             }

@@ -12,7 +12,8 @@ use crate::engine::Shared;
 use crate::limits::MESSAGE_OCTETS;
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
-use crate::policy::{Hosts, HostsAnswer, Reason, special};
+use crate::policy::{Acl, Hosts, HostsAnswer, Reason, fold, special};
+use crate::proxy;
 use crate::time::Instant;
 use crate::wire::{
     Asker, Flags, LocalData, LocalRecord, Owner, QueryView, Rcode, RecordClass, RecordType,
@@ -24,6 +25,25 @@ use crate::wire::{
 pub(super) struct Client {
     pub(super) address: SocketAddr,
     pub(super) transport: Transport,
+}
+
+impl Client {
+    /// Whose datagram it is, and what is in it behind the header that a proxy has to put in front.
+    /// None if a proxy did not.
+    pub(super) fn of_datagram<'m>(
+        proxies: &Acl,
+        peer: SocketAddr,
+        message: &'m [u8],
+    ) -> Option<(Self, &'m [u8])> {
+        let (client, message) = if proxies.is_empty() || !proxies.allows(peer.ip()) {
+            (peer, message)
+        } else {
+            let (client, message) = proxy::split_datagram(message)?;
+            (client.unwrap_or(peer), message)
+        };
+        let address = SocketAddr::new(fold(client.ip()), client.port());
+        Some((Self { address, transport: Transport::Udp }, message))
+    }
 }
 
 /// What a question led to.

@@ -32,6 +32,12 @@ impl Acl {
         Self { v4: merged(v4), v6: merged(v6) }
     }
 
+    /// Whether nobody is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
     /// Whether this client may ask.
     #[must_use]
     pub fn allows(&self, client: IpAddr) -> bool {
@@ -158,7 +164,9 @@ mod tests {
 
     #[test]
     fn nobody_is_admitted_by_an_empty_list() {
-        assert!(!Acl::new(Vec::new()).allows(ip("127.0.0.1")));
+        let nobody = Acl::new(Vec::new());
+        assert!(nobody.is_empty() && !nobody.allows(ip("127.0.0.1")));
+        assert!(!acl(&["192.0.2.0/24"]).is_empty() && !acl(&["::/0"]).is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod hostile;
 mod letter_case;
 mod lifecycle;
 mod limits;
+mod proxied;
 mod random;
 mod replies;
 mod special;
