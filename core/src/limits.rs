@@ -18,8 +18,9 @@ pub const NAME_OCTETS: usize = 255;
 pub const QUESTION_OCTETS: usize = NAME_OCTETS + 4;
 /// Additional records of a client's query: OPT and a signature are two; each costs a walk.
 pub const QUERY_ADDITIONALS: usize = 16;
-/// Octets of a query that we send: header, question and an OPT without options.
-pub const QUERY_OCTETS: usize = HEADER_OCTETS + QUESTION_OCTETS + 11;
+/// Octets of a query that we send. The longest name with a keepalive option is padded to three blocks
+/// of 128 (RFC 8467 section 4.1); with the longest cookie instead of padding it is 330 octets.
+pub const QUERY_OCTETS: usize = 384;
 /// Octets of a message on a stream: what two octets of length can say (RFC 1035 section 4.2.2).
 pub const MESSAGE_OCTETS: usize = 65_535;
 /// Octets of a UDP answer to a client that sent no EDNS (RFC 1035 section 4.2.1).

@@ -62,6 +62,9 @@ counters! {
     DroppedTooLong "balancedns_dropped_total" Some(("reason", "too_long")), "Queries dropped without a reply.";
     DroppedProxy "balancedns_dropped_total" Some(("reason", "proxy_header")), "Queries dropped without a reply.";
     DroppedClientGone "balancedns_dropped_total" Some(("reason", "client_gone")), "Queries dropped without a reply.";
+    CookiesValid "balancedns_cookies_total" Some(("state", "valid")), "Queries with a COOKIE option, by the server cookie in it.";
+    CookiesInvalid "balancedns_cookies_total" Some(("state", "invalid")), "Queries with a COOKIE option, by the server cookie in it.";
+    CookiesNone "balancedns_cookies_total" Some(("state", "none")), "Queries with a COOKIE option, by the server cookie in it.";
     AclRefused "balancedns_acl_refused_total" None, "Queries from addresses outside the ACL.";
     Blocked "balancedns_blocked_total" None, "Queries answered by the blacklist.";
     HostsAnswers "balancedns_hosts_answers_total" None, "Queries answered from the hosts file.";

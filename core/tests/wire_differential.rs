@@ -353,7 +353,7 @@ fn answered(
 
 /// A client's query for the question of a response.
 fn query_for(question: &[u8], edns: bool) -> Vec<u8> {
-    let edns = edns.then_some(UpstreamEdns { udp_size: 1_232, dnssec_ok: true });
+    let edns = edns.then_some(UpstreamEdns::plain(1_232, true));
     let mut out = vec![0; 12 + question.len() + 11];
     let length = write_query(&mut out, 77, question, false, edns);
     out.truncate(length);
@@ -404,7 +404,7 @@ proptest! {
         checking_disabled in any::<bool>(),
     ) {
         let question = question(&message);
-        let edns = edns.map(|(udp_size, dnssec_ok)| UpstreamEdns { udp_size, dnssec_ok });
+        let edns = edns.map(|(udp_size, dnssec_ok)| UpstreamEdns::plain(udp_size, dnssec_ok));
         let mut out = [0; 600];
         let length = write_query(&mut out, id, &question, checking_disabled, edns);
         let hickory = Message::from_vec(&out[..length]).unwrap();

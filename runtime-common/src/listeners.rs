@@ -192,6 +192,7 @@ mod tests {
             tcp_idle_timeout: Duration::from_secs(10),
             reuse_port: true,
             reuse_addr: true,
+            cookies: true,
             udp_size: 1232,
             workers: None,
             max_connections: 10,

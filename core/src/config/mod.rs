@@ -25,8 +25,8 @@ use std::net::{IpAddr, SocketAddr};
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
     Alpn, CacheSettings, ControlSettings, DohTarget, Level, ListenSettings, ListenSocket,
-    ListenTls, LoggingSettings, RoutingSettings, Snapshot, Stage, Trust, UpstreamAddress,
-    UpstreamProtocol, UpstreamSettings, UpstreamTls,
+    ListenTls, LoggingSettings, RoutingSettings, Snapshot, Stage, SubnetPolicy, Trust,
+    UpstreamAddress, UpstreamProtocol, UpstreamSettings, UpstreamTls,
 };
 
 use self::error::{Finding, Report};

@@ -11,7 +11,7 @@ use crate::policy::{Acl, Blocklist, Hosts};
 use crate::time::Duration;
 use crate::transport::Transport;
 use crate::upstream::Routes;
-use crate::wire::{Name, Rcode};
+use crate::wire::{Name, PrefixLengths, Rcode};
 
 /// One generation of the configuration.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamSettings>,
     /// Which upstreams serve which zone: indices into `upstreams`.
     pub routes: Routes,
+    /// Whether any upstream is told of clients' networks.
+    pub tells_client_subnets: bool,
     /// How forwarding goes about it.
     pub routing: RoutingSettings,
     /// The cache.
@@ -77,6 +79,8 @@ pub struct ListenSettings {
     pub reuse_addr: bool,
     /// Largest UDP answer sent, and the receive buffer advertised, in octets: 512 to 65535.
     pub udp_size: u16,
+    /// Whether clients that send a cookie get one from us (RFC 7873).
+    pub cookies: bool,
     /// Worker threads; `None` means one per available core.
     pub workers: Option<usize>,
     /// Clients' stream connections, all workers together.
@@ -164,12 +168,25 @@ pub struct UpstreamSettings {
     pub max_in_flight: usize,
     /// Whether names in datagrams to it go out in random letter case (0x20).
     pub randomize_case: bool,
+    /// What it is told of the client's network.
+    pub client_subnet: SubnetPolicy,
     /// The local address that it is asked from, if that matters.
     pub source: Option<IpAddr>,
     /// How its connections are protected: of dot and doh, and of no other.
     pub tls: Option<Arc<UpstreamTls>>,
     /// What is requested of it: of doh, and of no other.
     pub doh: Option<Arc<DohTarget>>,
+}
+
+/// What an upstream is told of a client's network (RFC 7871).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubnetPolicy {
+    /// Nothing.
+    Off,
+    /// What the client itself says.
+    Pass,
+    /// What the client says, shortened, and where it says nothing, what its address says.
+    Add(PrefixLengths),
 }
 
 /// How connections to an upstream are protected.

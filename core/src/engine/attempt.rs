@@ -164,7 +164,7 @@ impl Engine {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
         let receivable = u16::try_from(UPSTREAM_DATAGRAM_OCTETS).unwrap_or(u16::MAX);
         let udp_size = self.snapshot.listen.udp_size.min(receivable);
-        let edns = fetch.edns.then_some(UpstreamEdns { udp_size, dnssec_ok: fetch.dnssec_ok });
+        let edns = fetch.edns.then_some(UpstreamEdns::plain(udp_size, fetch.dnssec_ok));
         let len = write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns);
         if let Some(bits) = fetch.attempt.case {
             spell(&mut buffer[HEADER_OCTETS..HEADER_OCTETS + fetch.question.len()], bits);

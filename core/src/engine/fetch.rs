@@ -16,7 +16,10 @@ use crate::policy::Reason;
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::Family;
-use crate::wire::{Asker, ClientEdns, Flags, Rcode, ResponseView, write_answer, write_rcode};
+use crate::wire::{
+    Asker, ClientEdns, ClientSubnet, Flags, Rcode, ReplyOptions, ResponseView, write_answer,
+    write_rcode,
+};
 
 /// A question being asked upstream.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Fetch {
     pub(super) key: Key,
     /// What is asked: the name in lower case, type and class.
     pub(super) question: Box<[u8]>,
+    /// The client's network, for upstreams that are told of it.
+    pub(super) subnet: Option<ClientSubnet>,
     /// How many configurations there had been when it was started.
     pub(super) generation: u64,
     pub(super) dnssec_ok: bool,
@@ -165,6 +170,7 @@ pub(super) struct Waiter {
     question: Box<[u8]>,
     edns: Option<ClientEdns>,
     limit: usize,
+    options: ReplyOptions,
     pub(super) arrived: Instant,
 }
 
@@ -178,6 +184,7 @@ impl Waiter {
             question: asker.question.into(),
             edns: asker.edns,
             limit: asker.limit,
+            options: asker.options,
             arrived: now,
         }
     }
@@ -189,6 +196,7 @@ impl Waiter {
             question: &self.question,
             edns: self.edns,
             limit: self.limit,
+            options: self.options,
         }
     }
 }
@@ -237,6 +245,7 @@ impl Engine {
         let asked = Asked {
             question: question_of(&forward.key, forward.asker.question),
             key: forward.key,
+            subnet: forward.subnet,
             dnssec_ok: forward.dnssec_ok,
             checking_disabled: forward.checking_disabled,
         };
@@ -267,6 +276,7 @@ impl Engine {
             purpose,
             key: asked.key,
             question: asked.question,
+            subnet: asked.subnet,
             generation: self.generation,
             dnssec_ok: asked.dnssec_ok,
             checking_disabled: asked.checking_disabled,
@@ -457,6 +467,7 @@ pub(super) struct Asked {
     pub(super) key: Key,
     /// The name in lower case, type and class.
     pub(super) question: Box<[u8]>,
+    pub(super) subnet: Option<ClientSubnet>,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
 }

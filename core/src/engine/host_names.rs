@@ -58,7 +58,7 @@ impl Engine {
         let [high, low] = record_type.0.to_be_bytes();
         let [class_high, class_low] = RecordClass::IN.0.to_be_bytes();
         let question = [key.name(), &[high, low, class_high, class_low]].concat().into();
-        Asked { key, question, dnssec_ok: false, checking_disabled: false }
+        Asked { key, question, subnet: None, dnssec_ok: false, checking_disabled: false }
     }
 
     /// A bootstrap server has answered.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fetch::{Candidate, Fetch, Purpose};
 use super::{Action, Conn, Due, Engine, ListenerId, Out, Target};
-use crate::config::{Snapshot, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
+use crate::config::{Snapshot, SubnetPolicy, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
 use crate::handle::{ConnHandle, FetchKind, Slab, SocketHandle};
 use crate::limits;
 use crate::planted::{Bug, is_planted};
@@ -286,6 +286,7 @@ fn bootstrap_settings(server: SocketAddr) -> UpstreamSettings {
         timeout: Duration::from_secs(2),
         max_in_flight: 2 * limits::UPSTREAMS,
         randomize_case: true,
+        client_subnet: SubnetPolicy::Off,
         source: None,
         tls: None,
         doh: None,

@@ -7,17 +7,18 @@ use std::net::SocketAddr;
 
 use super::Transport;
 use crate::cache::Key;
-use crate::config::{Snapshot, Stage};
+use crate::config::{Snapshot, Stage, SubnetPolicy};
 use crate::engine::Shared;
-use crate::limits::MESSAGE_OCTETS;
+use crate::limits::{MESSAGE_OCTETS, NAME_OCTETS};
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
 use crate::policy::{Acl, Hosts, HostsAnswer, Reason, fold, special};
 use crate::proxy;
 use crate::time::Instant;
 use crate::wire::{
-    Asker, Flags, LocalData, LocalRecord, Owner, QueryView, Rcode, RecordClass, RecordType,
-    Rejected, ReplySettings, local_soa, write_answer, write_local, write_rcode,
+    Asker, ClientSubnet, Flags, LocalData, LocalRecord, MalformedSubnet, Owner, QueryView, Rcode,
+    RecordClass, RecordType, Rejected, ReplySettings, local_soa, write_answer, write_local,
+    write_rcode,
 };
 
 /// Who asks, and over what.
@@ -72,6 +73,7 @@ pub(super) struct Written<'m> {
 pub(super) struct Forward<'m> {
     pub(super) key: Key,
     pub(super) asker: Asker<'m>,
+    pub(super) subnet: Option<ClientSubnet>,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
 }
@@ -102,10 +104,11 @@ impl Desk<'_> {
         let allowed = self.snapshot.acl.allows(client.address.ip());
         let query = match parsed {
             Ok(query) => query,
-            Err(Rejected::Reply { asker, .. }) if !allowed => {
-                return self.not_allowed(asker, reply);
-            }
-            Err(Rejected::Reply { asker, rcode }) => {
+            Err(Rejected::Reply { mut asker, rcode, options }) => {
+                asker.options = self.reply_options(now, client, &options);
+                if !allowed {
+                    return self.not_allowed(asker, reply);
+                }
                 let reason = match rcode {
                     Rcode::NOTIMP => Reason::NotSupported,
                     Rcode::BADVERS => Reason::BadVersion,
@@ -120,20 +123,61 @@ impl Desk<'_> {
             Transport::Udp => query.udp_limit(self.snapshot.listen.udp_size),
             Transport::Tcp | Transport::Dot | Transport::Doh => MESSAGE_OCTETS,
         };
-        let asker = query.asker(limit.min(reply.len()));
+        let mut asker = query.asker(limit.min(reply.len()));
+        asker.options = self.reply_options(now, client, &query.options());
         if !allowed {
             return self.not_allowed(asker, reply);
+        }
+        if self.has_malformed_option(client.transport, &query.options()) {
+            return self.rcode(asker, Rcode::FORMERR, Reason::Malformed, reply);
         }
         if !is_served(query.record_type(), query.record_class()) {
             return self.rcode(asker, Rcode::REFUSED, Reason::NotSupported, reply);
         }
-        self.run_chain(now, &query, asker, reply)
+        match self.client_subnet(&query, client) {
+            Ok(subnet) => {
+                // Only who said one hears of it.
+                asker.options.subnet = subnet.filter(|_| query.client_subnet().is_some());
+                self.run_chain(now, &query, subnet, asker, reply)
+            }
+            Err(MalformedSubnet) => self.rcode(asker, Rcode::FORMERR, Reason::Malformed, reply),
+        }
+    }
+
+    /// What is told of the client's network, as the first upstream for the name wants it that wants it
+    /// at all (RFC 7871 section 7.1). All answers to the question are kept for this network alone.
+    fn client_subnet(
+        &self,
+        query: &QueryView<'_>,
+        client: Client,
+    ) -> Result<Option<ClientSubnet>, MalformedSubnet> {
+        if !self.snapshot.tells_client_subnets {
+            return Ok(None);
+        }
+        let mut lower_name = [0; NAME_OCTETS];
+        let lower_name = &mut lower_name[..query.name().len()];
+        lower_name.copy_from_slice(query.name());
+        lower_name.make_ascii_lowercase();
+        let of_best_zone = self.snapshot.routes.candidates(lower_name).first();
+        let upstreams = of_best_zone.into_iter().flatten();
+        let mut policies = upstreams.map(|place| self.snapshot.upstreams[*place].client_subnet);
+        let Some(policy) = policies.find(|policy| *policy != SubnetPolicy::Off) else {
+            return Ok(None);
+        };
+        let said = query.client_subnet().map(ClientSubnet::parse).transpose()?;
+        Ok(match (policy, said) {
+            (SubnetPolicy::Off, _) | (SubnetPolicy::Pass, None) => None,
+            (SubnetPolicy::Pass, Some(said)) => Some(said),
+            (SubnetPolicy::Add(lengths), Some(said)) => Some(said.shortened(lengths)),
+            (SubnetPolicy::Add(lengths), None) => ClientSubnet::of(client.address.ip(), lengths),
+        })
     }
 
     fn run_chain<'m>(
         &self,
         now: Instant,
         query: &QueryView<'m>,
+        subnet: Option<ClientSubnet>,
         asker: Asker<'m>,
         reply: &mut [u8],
     ) -> Verdict<'m> {
@@ -146,7 +190,7 @@ impl Desk<'_> {
             query.record_class(),
             dnssec_ok,
             checking_disabled,
-            None, // the client's subnet goes nowhere, so no answer depends on it
+            subnet.as_ref().map(ClientSubnet::scope),
         );
         for stage in &self.snapshot.chain {
             let answered = match stage {
@@ -157,7 +201,7 @@ impl Desk<'_> {
                 Stage::Upstream => match self.kept_home(&key, query.record_type(), asker, reply) {
                     Some(answered) => Some(answered),
                     None if query.flags().contains(Flags::RD) => {
-                        let forward = Forward { key, asker, dnssec_ok, checking_disabled };
+                        let forward = Forward { key, asker, subnet, dnssec_ok, checking_disabled };
                         return Verdict::Forward(forward);
                     }
                     None => {

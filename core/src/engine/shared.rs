@@ -10,6 +10,7 @@ use crate::hash::{KeyedState, Map};
 use crate::limits::STRANGERS_SHARE;
 use crate::metrics::WorkerMetrics;
 use crate::rng::Stream;
+use crate::wire::CookieSecret;
 
 /// Shared by all engines of a process.
 #[derive(Debug)]
@@ -18,6 +19,9 @@ pub struct Shared {
     pub cache: Cache,
     /// Hashes cache keys; the same for all workers, since they share the cache.
     pub(crate) hash: KeyedState,
+    /// Makes the cookies that clients get; the same for all workers, since the next query of a
+    /// client may come to any of them.
+    pub(crate) cookies: CookieSecret,
     clients: Mutex<ClientConns>,
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
 }
@@ -51,18 +55,22 @@ fn network_of(client: IpAddr) -> IpAddr {
 }
 
 impl Shared {
-    /// Empty, sized by the configuration. The seed decides the secret hash key.
+    /// Empty, sized by the configuration. The seed decides the secret hash key and the secret of
+    /// clients' cookies.
     #[must_use]
     pub fn new(snapshot: &Snapshot, seed: [u8; 32]) -> Self {
         let mut stream = Stream::new(seed, 0);
-        let mut key = || KeyedState::new((stream.bits(), stream.bits()));
+        let mut key = || (stream.bits(), stream.bits());
+        let [hash, networks] = [key(), key()].map(KeyedState::new);
+        let (high, low) = key();
         Self {
             cache: Cache::new(snapshot.cache.capacity, snapshot.cache.max_bytes),
-            hash: key(),
+            hash,
+            cookies: CookieSecret::new((u128::from(high) << 64 | u128::from(low)).to_le_bytes()),
             clients: Mutex::new(ClientConns {
                 total: 0,
                 strangers: 0,
-                by_network: Map::with_hasher(key()),
+                by_network: Map::with_hasher(networks),
             }),
             workers: Mutex::default(),
         }

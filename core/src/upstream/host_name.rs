@@ -181,6 +181,7 @@ mod tests {
             timeout: Duration::from_secs(2),
             max_in_flight: 1,
             randomize_case: true,
+            client_subnet: crate::config::SubnetPolicy::Off,
             source: None,
             tls: None,
             doh: None,

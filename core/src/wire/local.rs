@@ -268,13 +268,20 @@ mod tests {
 
     use super::*;
     use crate::wire::testing::{ANSWER, AT_QUESTION, AUTHORITY, Draft, question, wire};
-    use crate::wire::{ClientEdns, DisplayName};
+    use crate::wire::{ClientEdns, DisplayName, ReplyOptions};
 
     const SETTINGS: ReplySettings = ReplySettings { udp_size: 1_232 };
     const FLAGS: u16 = Flags::QR | Flags::RD | Flags::RA;
 
     fn asker(question: &[u8]) -> Asker<'_> {
-        Asker { id: 9, flags: Flags(Flags::RD), question, edns: None, limit: 512 }
+        Asker {
+            id: 9,
+            flags: Flags(Flags::RD),
+            question,
+            edns: None,
+            limit: 512,
+            options: ReplyOptions::default(),
+        }
     }
 
     fn reply(

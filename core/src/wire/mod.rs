@@ -1,6 +1,7 @@
 //! DNS messages as octets: borrowed views of what comes in, writers of what goes out.
 //!
-//! Owns the wire format (RFC 1035 section 4, RFC 6891, RFC 8914) on the hot path: nothing here
+//! Owns the wire format (RFC 1035 section 4, RFC 6891, RFC 7828, RFC 7830, RFC 7873,
+//! RFC 8914) on the hot path: nothing here
 //! allocates except [`Name`] and text. Policy is not decided here: which types, classes and
 //! clients are served is the engine's business. Whatever is off the hot path may use
 //! hickory-proto instead.
@@ -9,7 +10,9 @@
 //! the unchecked forms in this module.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
+mod client_subnet;
 mod codes;
+mod cookie;
 mod edns;
 mod header;
 mod local;
@@ -21,16 +24,19 @@ mod reply;
 mod response;
 mod upstream_query;
 
+pub use client_subnet::{CLIENT_SUBNET_OCTETS, ClientSubnet, MalformedSubnet, PrefixLengths};
 pub use codes::{ExtendedError, Rcode, RecordClass, RecordType};
-pub use edns::ClientEdns;
+pub use cookie::{CLIENT_COOKIE_OCTETS, COOKIE_OCTETS_MAX, Cookie, REPLY_COOKIE_OCTETS};
+pub use edns::{ClientEdns, ClientOptions};
 pub use header::Flags;
 pub use local::{LocalData, LocalRecord, Owner, local_soa, local_zone_soa, write_local};
 pub use name::{DisplayName, Name, NameError, suffixes};
 pub use query::{Asker, QueryView, Rejected};
-pub use reply::{ReplySettings, write_answer, write_rcode};
+pub use reply::{ReplyOptions, ReplySettings, write_answer, write_rcode};
 pub use response::{MalformedResponse, ResponseKind, ResponseView};
 pub use upstream_query::{UPSTREAM_OPT_OCTETS, UpstreamEdns, write_query};
 
+pub(crate) use cookie::{CookieSecret, Presented};
 pub(crate) use name::labels;
 pub(crate) use octets::Reader;
 pub(crate) use record::{Record, read_record};

@@ -159,6 +159,11 @@ impl<'a> Writer<'a> {
         self.at
     }
 
+    /// Octets that may still be written.
+    pub(crate) const fn room(&self) -> usize {
+        self.out.len().saturating_sub(self.at)
+    }
+
     /// What was written so far.
     pub(crate) fn written(&self) -> &[u8] {
         self.out.get(..self.at).unwrap_or_default()

@@ -4,10 +4,11 @@
 //! classes are served is not decided here.
 
 use super::codes::{Rcode, RecordClass, RecordType};
-use super::edns::{CLIENT_SUBNET, ClientEdns, options, options_are_whole};
+use super::edns::{ClientEdns, ClientOptions};
 use super::header::{Flags, Header};
 use super::octets::Reader;
 use super::record::read_record;
+use super::reply::ReplyOptions;
 use crate::limits::{QUERY_ADDITIONALS, UDP_PLAIN_OCTETS};
 
 /// A query with exactly one question, every octet of it accounted for.
@@ -17,7 +18,7 @@ pub struct QueryView<'a> {
     flags: Flags,
     question: Question<'a>,
     edns: Option<ClientEdns>,
-    client_subnet: Option<&'a [u8]>,
+    options: ClientOptions<'a>,
 }
 
 /// What replies to a client need of its query. Borrowed: the question's octets are the client's
@@ -34,6 +35,9 @@ pub struct Asker<'a> {
     pub edns: Option<ClientEdns>,
     /// The largest reply the client takes on this transport, in octets.
     pub limit: usize,
+    /// What is told to it in our OPT record, if it sent one. None of it at first: who knows the
+    /// client and its transport fills them in.
+    pub options: ReplyOptions,
 }
 
 /// What to do about a message that is no [`QueryView`].
@@ -47,6 +51,8 @@ pub enum Rejected<'a> {
         asker: Asker<'a>,
         /// FORMERR, NOTIMP or BADVERS.
         rcode: Rcode,
+        /// The options of its OPT record, if they could be read.
+        options: ClientOptions<'a>,
     },
 }
 
@@ -74,7 +80,7 @@ impl<'a> QueryView<'a> {
                 flags: header.flags,
                 question,
                 edns: seen.edns,
-                client_subnet: seen.client_subnet,
+                options: seen.options,
             }),
             (rcode, question) => Err(Rejected::Reply {
                 asker: Asker {
@@ -83,7 +89,9 @@ impl<'a> QueryView<'a> {
                     question: question.map_or(&[], |question| question.octets),
                     edns: seen.edns,
                     limit: UDP_PLAIN_OCTETS,
+                    options: ReplyOptions::default(),
                 },
+                options: seen.options,
                 rcode: rcode.unwrap_or(Rcode::FORMERR),
             }),
         }
@@ -131,10 +139,16 @@ impl<'a> QueryView<'a> {
         self.edns
     }
 
+    /// The options of the OPT record that mean something to us, not checked.
+    #[must_use]
+    pub const fn options(&self) -> ClientOptions<'a> {
+        self.options
+    }
+
     /// The payload of the first Client Subnet option (RFC 7871 section 6), not checked.
     #[must_use]
     pub const fn client_subnet(&self) -> Option<&'a [u8]> {
-        self.client_subnet
+        self.options.client_subnet
     }
 
     /// The largest datagram to answer with, in octets: what the client takes, `udp_size` at most
@@ -147,13 +161,14 @@ impl<'a> QueryView<'a> {
 
     /// What replies need of this query; `limit` is the largest reply, in octets.
     #[must_use]
-    pub const fn asker(&self, limit: usize) -> Asker<'a> {
+    pub fn asker(&self, limit: usize) -> Asker<'a> {
         Asker {
             id: self.id,
             flags: self.flags,
             question: self.question.octets,
             edns: self.edns,
             limit,
+            options: ReplyOptions::default(),
         }
     }
 }
@@ -187,7 +202,7 @@ impl<'a> Question<'a> {
 struct Seen<'a> {
     question: Option<Question<'a>>,
     edns: Option<ClientEdns>,
-    client_subnet: Option<&'a [u8]>,
+    options: ClientOptions<'a>,
 }
 
 impl<'a> Seen<'a> {
@@ -226,11 +241,9 @@ impl<'a> Seen<'a> {
             return Err(Rcode::FORMERR);
         }
         // Only version 0 says how options look.
-        if edns.version == 0 && !options_are_whole(record.rdata) {
-            return Err(Rcode::FORMERR);
+        if edns.version == 0 {
+            self.options = ClientOptions::read(record.rdata).ok_or(Rcode::FORMERR)?;
         }
-        self.client_subnet = options(record.rdata)
-            .find_map(|(code, payload)| (code == CLIENT_SUBNET).then_some(payload));
         Ok(())
     }
 }
@@ -251,7 +264,7 @@ mod tests {
     /// The rcode that is replied, and whether the question and the OPT record were seen.
     fn rejected(message: &[u8]) -> (Rcode, bool, bool) {
         match QueryView::parse(message) {
-            Err(Rejected::Reply { asker, rcode }) => {
+            Err(Rejected::Reply { asker, rcode, .. }) => {
                 assert_eq!((asker.id, asker.limit), (0x1234, 512));
                 (rcode, !asker.question.is_empty(), asker.edns.is_some())
             }
@@ -281,6 +294,7 @@ mod tests {
         let edns = ClientEdns { udp_size: 4_096, dnssec_ok: true, version: 0 };
         assert_eq!(query.edns(), Some(edns));
         assert_eq!(query.client_subnet(), Some(&[0, 1, 0, 0][..]));
+        assert_eq!(query.options().cookie, Some(&[7, 7][..]), "as it came");
         assert_eq!(query.udp_limit(1_232), 1_232, "ours is less");
         let message = plain().opt(600, 0, &[]).0;
         assert_eq!(QueryView::parse(&message).unwrap().udp_limit(1_232), 600, "theirs is less");

@@ -3,8 +3,10 @@
 //! Together with [`local`](super::local) the one place that assembles replies. Nothing here
 //! allocates.
 
+use super::client_subnet::ClientSubnet;
 use super::codes::{ExtendedError, Rcode};
-use super::edns::OwnOpt;
+use super::cookie::REPLY_COOKIE_OCTETS;
+use super::edns::{Keepalive, OwnOpt, OwnOptions, REPLY_BLOCK_OCTETS};
 use super::header::Flags;
 use super::octets::Writer;
 use super::query::Asker;
@@ -19,13 +21,40 @@ pub struct ReplySettings {
     pub udp_size: u16,
 }
 
+/// What one client is told in the OPT record of its replies.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplyOptions {
+    /// Its cookie and ours (RFC 7873 section 5.2).
+    pub cookie: Option<[u8; REPLY_COOKIE_OCTETS]>,
+    /// How long its connection may be idle, in units of 100 ms (RFC 7828 section 3.2.2).
+    pub keepalive: Option<u16>,
+    /// Whether replies are padded to multiples of 468 octets, as far as the limit goes (RFC 8467
+    /// section 4.1).
+    pub padded: bool,
+    /// The network that the answer is for, if the client said one (RFC 7871 section 7.2.2).
+    pub subnet: Option<ClientSubnet>,
+}
+
+impl ReplyOptions {
+    fn with_error(&self, error: Option<ExtendedError>) -> OwnOptions<'_> {
+        OwnOptions {
+            cookie: self.cookie.as_ref().map_or(&[], |cookie| &cookie[..]),
+            keepalive: self.keepalive.map(Keepalive::Idle),
+            error,
+            // All of the prefix gets this answer: it is kept for this prefix alone.
+            subnet: self.subnet.map(|subnet| (subnet, subnet.prefix_length())),
+            block_octets: self.padded.then_some(REPLY_BLOCK_OCTETS),
+        }
+    }
+}
+
 /// Writes a packed answer for one client and returns its length.
 ///
 /// The question is echoed octet for octet; names in the answer that point at it show the client's
 /// spelling. Id, opcode, RD and CD are the client's; RA is set, AA clear; AD is set if the answer
 /// has it and the client sent AD or DO (RFC 6840 section 5.8). TTLs are less by the whole seconds
 /// since the answer came, zero at least. An OPT record is added if the client sent one, with
-/// `error` in it.
+/// `error` in it and the asker's options.
 ///
 /// What is too long for the client loses its additional records first, without TC (RFC 2181
 /// section 9), then all records, with TC. An answer to a question of another length, which would
@@ -102,7 +131,7 @@ pub fn write_rcode(
 pub(crate) struct Frame<'a> {
     asker: &'a Asker<'a>,
     rcode: Rcode,
-    opt: Option<OwnOpt>,
+    opt: Option<OwnOpt<'a>>,
 }
 
 impl<'a> Frame<'a> {
@@ -118,13 +147,13 @@ impl<'a> Frame<'a> {
             udp_size: settings.udp_size,
             rcode_high: rcode.high(),
             dnssec_ok: edns.dnssec_ok,
-            error,
+            options: asker.options.with_error(error),
         });
         let rcode = if opt.is_none() && rcode.high() != 0 { Rcode::SERVFAIL } else { rcode };
         Self { asker, rcode, opt }
     }
 
-    /// Octets of header, question and OPT record.
+    /// Octets of header, question and OPT record, without padding.
     fn octets(&self) -> usize {
         let opt = self.opt.as_ref().map_or(0, OwnOpt::octets);
         crate::limits::HEADER_OCTETS.saturating_add(self.asker.question.len()).saturating_add(opt)

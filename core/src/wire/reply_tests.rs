@@ -26,7 +26,14 @@ const EDNS: ClientEdns = ClientEdns { udp_size: 4_096, dnssec_ok: false, version
 const FLAGS: u16 = Flags::QR | Flags::RD | Flags::RA;
 
 fn asker(question: &[u8], edns: Option<ClientEdns>) -> Asker<'_> {
-    Asker { id: 0xabcd, flags: Flags(Flags::RD), question, edns, limit: 65_535 }
+    Asker {
+        id: 0xabcd,
+        flags: Flags(Flags::RD),
+        question,
+        edns,
+        limit: 65_535,
+        options: ReplyOptions::default(),
+    }
 }
 
 fn packed(draft: &Draft) -> Vec<u8> {

@@ -141,7 +141,7 @@ fn assert_query(opt: &Opt<'_>, around: Surroundings) {
             }
             assert_reply(&view);
         }
-        Err(Rejected::Reply { asker, rcode }) => {
+        Err(Rejected::Reply { asker, rcode, .. }) => {
             assert_eq!(Some(rcode), expected);
             assert_eq!(asker.edns, Some(fields), "replies about a bad OPT have one");
             assert_eq!(asker.question, QUESTION);

@@ -23,7 +23,7 @@ const SETTINGS: ReplySettings = ReplySettings { udp_size: 1_232 };
 pub fn query(data: &[u8]) {
     match QueryView::parse(data) {
         Err(Rejected::Drop) => assert!(data.len() < HEADER || data[2] & 0x80 != 0),
-        Err(Rejected::Reply { asker, rcode }) => {
+        Err(Rejected::Reply { asker, rcode, .. }) => {
             assert_eq!(asker.limit, UDP_PLAIN_OCTETS);
             assert_eq!(asker.id, oracle::number(data, 0));
             assert!(matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS));
@@ -134,7 +134,7 @@ fn assert_reply(
 /// The question goes upstream as it is, and letter case makes no other key.
 fn assert_asked_again(view: &QueryView<'_>) {
     let mut out = [0; 512];
-    let edns = view.edns().map(|edns| UpstreamEdns { udp_size: 1_232, dnssec_ok: edns.dnssec_ok });
+    let edns = view.edns().map(|edns| UpstreamEdns::plain(1_232, edns.dnssec_ok));
     let length = write_query(&mut out, !view.id(), view.question(), true, edns);
     let again = QueryView::parse(&out[..length]).expect("what we ask can be read");
     assert_eq!((again.id(), again.question()), (!view.id(), view.question()));

@@ -107,7 +107,7 @@ fn answered(
     edns: bool,
     limit: usize,
 ) -> Vec<u8> {
-    let edns = edns.then_some(UpstreamEdns { udp_size: 1_232, dnssec_ok: true });
+    let edns = edns.then_some(UpstreamEdns::plain(1_232, true));
     let mut query = [0; 512];
     let length = write_query(&mut query, 77, view.question(), false, edns);
     let query = QueryView::parse(&query[..length]).expect("what we ask can be read");

@@ -34,6 +34,7 @@ pub(super) fn read(mut section: Section<'_>, host: &dyn Host) -> ListenSettings 
         reuse_port: section.boolean("reuse_port", true),
         reuse_addr: section.boolean("reuse_addr", true),
         udp_size: section.integer("udp_size", 512..=65_535, 1_232),
+        cookies: section.boolean("cookies", true),
         workers: workers(&mut section, host),
         max_connections: section.integer("max_connections", 1..=1_000_000, 4_096),
         max_connections_per_client: section.integer(

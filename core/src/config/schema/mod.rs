@@ -13,7 +13,7 @@ mod upstreams;
 
 use super::error::{Path, Report};
 use super::reader::Section;
-use super::snapshot::{Snapshot, Stage};
+use super::snapshot::{Snapshot, Stage, SubnetPolicy};
 use super::value::Value;
 use super::{Host, is_listener};
 use crate::upstream::Routes;
@@ -70,6 +70,10 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         chain: routing.chain,
         blocklist: blocklist.into(),
         hosts: hosts.map(Into::into),
+        tells_client_subnets: upstreams
+            .settings
+            .iter()
+            .any(|upstream| upstream.client_subnet != SubnetPolicy::Off),
         upstreams: upstreams.settings,
         routes: Routes::new(&upstreams.zones),
         routing: routing.settings,

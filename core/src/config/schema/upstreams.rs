@@ -4,7 +4,8 @@ use super::super::Host;
 use super::super::error::{Path, Report};
 use super::super::reader::{Item, Section};
 use super::super::snapshot::{
-    ListenSocket, RoutingSettings, UpstreamAddress, UpstreamProtocol, UpstreamSettings,
+    ListenSocket, RoutingSettings, SubnetPolicy, UpstreamAddress, UpstreamProtocol,
+    UpstreamSettings,
 };
 use super::super::value::Value;
 use super::address::{self, HOST_PORT};
@@ -13,7 +14,7 @@ use super::settings::MILLIS;
 use crate::config::is_listener;
 use crate::limits::UPSTREAMS;
 use crate::time::Duration;
-use crate::wire::Name;
+use crate::wire::{Name, PrefixLengths};
 
 /// Characters of an upstream's name, which is a metric label.
 const NAME_CHARS: usize = 100;
@@ -93,7 +94,6 @@ pub(super) fn read(
         let one = upstream(&mut section, listeners, host);
         let zones = zones(&mut section);
         later::check(&mut section, later::UPSTREAM);
-        ecs(&mut section);
         if one.timeout > routing.deadline {
             let deadline = routing.deadline.as_millis();
             let message = format!("is longer than routing.deadline_ms {deadline}, which ends it");
@@ -153,6 +153,7 @@ fn upstream(
         timeout: timeout(section),
         max_in_flight: section.integer("max_in_flight", 1..=1_000_000, 1_000),
         randomize_case: randomize_case(section, plain),
+        client_subnet: ecs(section),
         source: None,
         tls: None,
         doh: None,
@@ -267,16 +268,23 @@ fn zones(section: &mut Section<'_>) -> Vec<Name> {
 }
 
 /// Reads `ecs`, which is off, a word, or a table with prefix lengths.
-fn ecs(section: &mut Section<'_>) {
-    const WORDS: &[(&str, bool)] = &[("off", false), ("pass", true), ("add", true)];
+fn ecs(section: &mut Section<'_>) -> SubnetPolicy {
+    const WORDS: &[(&str, Option<bool>)] =
+        &[("off", None), ("pass", Some(false)), ("add", Some(true))];
     let Some(item) = section.item("ecs").filter(|item| !item.is_off()) else {
-        return;
+        return SubnetPolicy::Off;
     };
-    let asked = match item.value {
-        Value::Map(_) => Some(true),
-        _ => item.choice(WORDS),
-    };
-    if asked == Some(true) {
-        item.unavailable("\"off\"");
+    let usual = PrefixLengths::default();
+    if let Value::Map(_) = item.value {
+        let mut lengths = item.section();
+        let ipv4 = lengths.integer("ipv4_prefix", 1..=32, usual.ipv4);
+        let ipv6 = lengths.integer("ipv6_prefix", 1..=128, usual.ipv6);
+        lengths.finish();
+        return SubnetPolicy::Add(PrefixLengths { ipv4, ipv6 });
+    }
+    match item.choice(WORDS) {
+        Some(Some(true)) => SubnetPolicy::Add(usual),
+        Some(Some(false)) => SubnetPolicy::Pass,
+        Some(None) | None => SubnetPolicy::Off,
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{
     CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, TtlBounds, UpstreamAddress, UpstreamProtocol,
+    RoutingSettings, Snapshot, Stage, SubnetPolicy, TtlBounds, UpstreamAddress, UpstreamProtocol,
     UpstreamSettings,
 };
 use crate::engine::{
@@ -41,6 +41,7 @@ pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettin
         timeout: Duration::from_secs(2),
         max_in_flight: 1_000,
         randomize_case: false,
+        client_subnet: SubnetPolicy::Off,
         source: None,
         tls: None,
         doh: None,
@@ -62,6 +63,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             reuse_port: true,
             reuse_addr: true,
             udp_size: 1232,
+            cookies: true,
             workers: Some(1),
             max_connections: 100,
             max_connections_per_client: 10,
@@ -78,6 +80,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
         hosts: None,
         routes: Routes::new(&vec![Vec::new(); upstreams.len()]),
         upstreams,
+        tells_client_subnets: false,
         routing: RoutingSettings {
             deadline: Duration::from_millis(4_500),
             attempts_max: 8,

@@ -2,6 +2,7 @@
 
 mod audit;
 mod chain;
+mod client_edns;
 mod exchanges;
 mod forwarding;
 mod harness;
