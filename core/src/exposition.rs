@@ -12,6 +12,7 @@ use prometheus::proto::{
 
 use crate::metrics::{Counter, Latency, LatencyReading, WorkerMetrics};
 use crate::supervisor::ComponentStatus;
+use crate::time::Duration;
 
 /// The media type of what [`text`] gives.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +30,8 @@ pub struct Readings {
     pub cache_evictions: u64,
     /// Clients' stream connections.
     pub open_connections: usize,
+    /// When the certificate that clients are shown expires, since 1970 in UTC; if there is one.
+    pub certificate_expiry: Option<Duration>,
 }
 
 /// All metrics in the text format (version 0.0.4).
@@ -37,6 +40,7 @@ pub fn text(readings: &Readings, components: &[ComponentStatus]) -> String {
     let mut families = counters(&readings.workers);
     families.extend(latencies(&readings.workers));
     families.extend(sizes(readings));
+    families.extend(readings.certificate_expiry.map(expiry));
     families.extend(states(components));
     families.retain(|family| !family.get_metric().is_empty());
     let encoded = TextEncoder::new().encode_to_string(&families);
@@ -129,6 +133,15 @@ fn sizes(readings: &Readings) -> Vec<MetricFamily> {
             readings.open_connections,
         ),
     ]
+}
+
+fn expiry(at: Duration) -> MetricFamily {
+    family(
+        "balancedns_certificate_expiry_timestamp_seconds",
+        "When the certificate that clients are shown expires.",
+        MetricType::GAUGE,
+        vec![gauged(&[], at.as_secs() as f64)],
+    )
 }
 
 fn states(components: &[ComponentStatus]) -> Vec<MetricFamily> {

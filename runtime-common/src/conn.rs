@@ -3,7 +3,7 @@
 //! The worker enters wishes at any time; the task that owns the stream polls for them with
 //! everything else (see [`pump`](crate::pump)). Both are on one thread.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -13,11 +13,17 @@ use balancedns_core::engine::CloseMode;
 use balancedns_core::handle::{self, ConnHandle, Table};
 use bytes::Bytes;
 
+use crate::http::Requests;
+
 /// What the worker and the task of a connection share.
 #[derive(Debug)]
 pub struct Conn {
     handle: ConnHandle,
     wishes: RefCell<Wishes>,
+    /// The engine has not forgotten it.
+    is_known: Cell<bool>,
+    /// Where requests to an upstream go.
+    requests: RefCell<Option<Requests>>,
 }
 
 /// What the engine wants of a connection.
@@ -36,7 +42,8 @@ pub(crate) struct Wishes {
 impl Conn {
     /// Nothing is wished for yet.
     pub(crate) fn new(handle: ConnHandle) -> Self {
-        Self { handle, wishes: RefCell::default() }
+        let (wishes, requests) = (RefCell::default(), RefCell::default());
+        Self { handle, wishes, is_known: Cell::new(true), requests }
     }
 
     /// Its name between engine and worker.
@@ -45,9 +52,36 @@ impl Conn {
         self.handle
     }
 
-    /// Waits until the engine wants an end, for a task that has no stream yet.
-    pub async fn closed(&self) {
-        poll_fn(|context| self.poll_closed(context).map(drop)).await;
+    /// Whether the engine still has it. Whatever becomes of it afterwards, nobody is to be told.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.get()
+    }
+
+    /// Runs a future until the engine wants an end; none then.
+    pub(crate) async fn unless_closed<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = Box::pin(future);
+        poll_fn(|context| {
+            if self.poll_closed(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(context).map(Some)
+        })
+        .await
+    }
+
+    /// Requests go here from now on.
+    pub(crate) fn put_requests(&self, requests: Requests) {
+        self.requests.replace(Some(requests));
+    }
+
+    /// Where requests go, if there may be any.
+    pub(crate) fn requests(&self) -> Option<Requests> {
+        self.requests.borrow().clone()
+    }
+
+    /// There are no more requests.
+    pub(crate) fn end_requests(&self) {
+        self.requests.take();
     }
 
     /// Ready when the engine wants an end. Else the task is woken by the next wish of any kind.
@@ -72,6 +106,16 @@ impl Conn {
         self.wishes.borrow_mut()
     }
 
+    /// Makes the task have a look.
+    pub(crate) fn wake(&self) {
+        self.wish(|_| ());
+    }
+
+    /// The engine has forgotten it.
+    fn forget(&self) {
+        self.is_known.set(false);
+    }
+
     /// While the task runs it has no waker here, and sees the change anyway.
     pub(crate) fn wish(&self, change: impl FnOnce(&mut Wishes)) {
         let mut wishes = self.wishes_mut();
@@ -92,6 +136,7 @@ impl Conns {
     pub(crate) fn enter(&mut self, handle: ConnHandle) -> Rc<Conn> {
         let conn = Rc::new(Conn::new(handle));
         if let Some(forgotten) = self.0.insert(handle, Rc::clone(&conn)) {
+            forgotten.forget();
             forgotten.wish(|wishes| wishes.close = Some(CloseMode::Now));
         }
         conn
@@ -114,13 +159,21 @@ impl Conns {
     /// Ends a connection, which the engine has forgotten.
     pub(crate) fn close(&mut self, handle: ConnHandle, mode: CloseMode) {
         if let Some(conn) = self.0.remove(handle) {
+            conn.forget();
             conn.wish(|wishes| wishes.close = Some(mode));
         }
     }
 
     /// A connection has ended by itself.
     pub(crate) fn forget(&mut self, handle: ConnHandle) {
-        self.0.remove(handle);
+        if let Some(conn) = self.0.remove(handle) {
+            conn.forget();
+        }
+    }
+
+    /// A connection that the engine knows.
+    pub(crate) fn get(&self, handle: ConnHandle) -> Option<&Rc<Conn>> {
+        self.0.get(handle)
     }
 }
 

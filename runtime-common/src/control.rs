@@ -30,6 +30,7 @@ use crate::resolvers::ResolverWatch;
 use crate::signals::{self, Wish};
 use crate::startup::{self, Prepared};
 use crate::threads::{self, WorkerEnd};
+use crate::tls::{CertificateWatch, TlsContext};
 use crate::worker::{Command, Inbox, Setup};
 use crate::{seed, socket};
 
@@ -68,6 +69,7 @@ pub struct Control {
     clock: Clock,
     snapshot: Arc<Snapshot>,
     shared: Arc<Shared>,
+    tls: Arc<TlsContext>,
     supervisor: Rc<RefCell<Supervisor>>,
     /// Gone once the daemon stops: workers that are asked to end hold their own descriptors.
     listeners: Option<Listeners>,
@@ -79,6 +81,7 @@ pub struct Control {
     /// What was said last of each unit that failed, and when: a port that stays taken is no news.
     told: BTreeMap<usize, (String, Instant)>,
     resolvers: Option<ResolverWatch>,
+    certificate: Option<CertificateWatch>,
     /// Writes what is logged until the very end.
     _logging: Logging,
 }
@@ -103,12 +106,15 @@ impl Control {
         let metrics_unit = prepared.metrics_unit();
         let (reporter, notices) = mailbox();
         signals::listen(reporter.clone());
+        let now = prepared.clock.now();
+        let identity = prepared.tls.identity().map(Arc::clone);
         Ok(Self {
             run_worker,
             serve_admin,
             clock: prepared.clock,
             snapshot: prepared.snapshot,
             shared: prepared.shared,
+            tls: prepared.tls,
             supervisor,
             listeners: Some(prepared.listeners),
             workers: (0..prepared.workers).map(|_| None).collect(),
@@ -118,6 +124,7 @@ impl Control {
             announced: false,
             told: BTreeMap::new(),
             resolvers: prepared.resolvers,
+            certificate: identity.map(|identity| CertificateWatch::new(identity, now)),
             _logging: prepared.logging,
         })
     }
@@ -125,6 +132,9 @@ impl Control {
     /// Carries out everything that is decided by now. Says how the process ends, once it does.
     pub fn proceed(&mut self) -> Option<Outcome> {
         self.look_at_resolvers();
+        if let Some(watch) = &mut self.certificate {
+            watch.look(self.clock.now());
+        }
         loop {
             let decision = self.supervisor.borrow_mut().poll_decision(self.clock.now());
             match decision {
@@ -148,8 +158,12 @@ impl Control {
     /// How long until there is something to decide although nobody tells anything.
     #[must_use]
     pub fn wait(&self) -> Option<Duration> {
-        let next_look = self.resolvers.as_ref().map(ResolverWatch::next_look);
-        let next = self.supervisor.borrow().next_timeout().into_iter().chain(next_look).min()?;
+        let looks = [
+            self.resolvers.as_ref().map(ResolverWatch::next_look),
+            self.certificate.as_ref().map(CertificateWatch::next_look),
+        ];
+        let looks = looks.into_iter().flatten();
+        let next = self.supervisor.borrow().next_timeout().into_iter().chain(looks).min()?;
         Some(next.since(self.clock.now()))
     }
 
@@ -174,11 +188,21 @@ impl Control {
     /// Where the system's name servers have changed, what was made of them does too.
     fn look_at_resolvers(&mut self) {
         let Some(watch) = &mut self.resolvers else { return };
-        if let Some(snapshot) = watch.look(self.clock.now(), &self.snapshot) {
-            self.snapshot = Arc::new(snapshot);
-            for worker in self.workers.iter().flatten() {
-                worker.commands.send(Command::Reload(Arc::clone(&self.snapshot)));
+        let Some(snapshot) = watch.look(self.clock.now(), &self.snapshot) else { return };
+        match self.tls.renewed(&snapshot) {
+            Ok(tls) => self.tls = Arc::new(tls),
+            Err(errors) => {
+                for error in errors {
+                    tracing::warn!(event = "config", "{error}");
+                }
+                tracing::warn!(event = "resolvers_kept", "everything stays as it was");
+                return;
             }
+        }
+        self.snapshot = Arc::new(snapshot);
+        for worker in self.workers.iter().flatten() {
+            let (snapshot, tls) = (Arc::clone(&self.snapshot), Arc::clone(&self.tls));
+            worker.commands.send(Command::Reload(snapshot, tls));
         }
     }
 
@@ -227,6 +251,7 @@ impl Control {
             clock: self.clock,
             snapshot: Arc::clone(&self.snapshot),
             shared: Arc::clone(&self.shared),
+            tls: Arc::clone(&self.tls),
             seed: seed::seed().map_err(|error| error.to_string())?,
             listeners,
         };
@@ -272,7 +297,8 @@ impl Control {
         let bound = listener.local_addr().unwrap_or(addr);
         let (clock, shared) = (self.clock, Arc::clone(&self.shared));
         let supervisor = Rc::clone(&self.supervisor);
-        let view = move || startup::view(clock, &shared, &supervisor.borrow());
+        let identity = self.tls.identity().map(Arc::clone); // the same one after any reload
+        let view = move || startup::view(clock, &shared, identity.as_deref(), &supervisor.borrow());
         (self.serve_admin)(listener, MakeView::new(view))?;
         tracing::info!(event = "metrics", "metrics and health on http://{bound}");
         Ok(())

@@ -42,6 +42,19 @@ pub trait Octets {
     fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
+/// Reads some. A session of TLS that ends without the farewell of RFC 8446 section 6.1 has ended all
+/// the same: every message on it has its length, so that none can be cut short unnoticed.
+pub(crate) fn poll_read(
+    stream: &mut impl Octets,
+    context: &mut Context<'_>,
+    memory: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    stream.poll_read(context, memory).map(|result| match result {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        result => result,
+    })
+}
+
 /// Who is told what happens on a connection, and may change its wishes at once.
 pub trait Told {
     /// So many octets of what was to be sent are.
@@ -124,7 +137,7 @@ impl<T: Told, S: Octets> Pump<'_, T, S> {
             return Ok(false);
         }
         let mut memory = self.memory.borrow_mut();
-        let octets = match self.stream.poll_read(context, &mut memory)? {
+        let octets = match poll_read(self.stream, context, &mut memory)? {
             Poll::Pending => return Ok(false),
             Poll::Ready(octets) => &memory[..octets],
         };
@@ -188,7 +201,7 @@ pub(crate) async fn finish(
     .await?;
     poll_fn(|context| {
         for _ in 0..READS_AFTER_END {
-            match stream.poll_read(context, &mut memory.borrow_mut())? {
+            match poll_read(stream, context, &mut memory.borrow_mut())? {
                 Poll::Ready(1..) => {}
                 Poll::Ready(0) | Poll::Pending => break,
             }

@@ -19,6 +19,7 @@ use crate::host::{Machine, Remembering};
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
 use crate::resolvers::ResolverWatch;
+use crate::tls::{Identity, TlsContext};
 use crate::{machine, seed, signals, threads};
 
 /// The `main` of a daemon: from the command line to the exit code.
@@ -54,6 +55,8 @@ pub struct Prepared {
     pub snapshot: Arc<Snapshot>,
     /// What the workers share.
     pub shared: Arc<Shared>,
+    /// How connections are protected.
+    pub tls: Arc<TlsContext>,
     /// The bound sockets.
     pub listeners: Listeners,
     /// How many workers there are to be: units 0 to this.
@@ -63,7 +66,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads the configuration, starts logging and binds all sockets for queries.
+    /// Reads the configuration and the files that it names, starts logging and binds all sockets for
+    /// queries.
     ///
     /// # Errors
     /// Everything that stands against it, a line each.
@@ -79,13 +83,14 @@ impl Prepared {
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
         machine::fit(&mut snapshot, workers, &host);
+        let tls = Arc::new(TlsContext::build(&snapshot)?);
         let listeners = Listeners::bind(&snapshot.listen, workers)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
         let shared = Arc::new(Shared::new(&snapshot, seed));
         let resolvers =
             uses_system_resolvers.then(|| ResolverWatch::new(source, host, clock.now()));
         let snapshot = Arc::new(snapshot);
-        Ok(Self { clock, logging, snapshot, shared, listeners, workers, resolvers })
+        Ok(Self { clock, logging, snapshot, shared, tls, listeners, workers, resolvers })
     }
 
     /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the
@@ -121,13 +126,19 @@ impl Prepared {
 
 /// What the metrics server shows, now.
 #[must_use]
-pub fn view(clock: Clock, shared: &Shared, supervisor: &Supervisor) -> View {
+pub fn view(
+    clock: Clock,
+    shared: &Shared,
+    identity: Option<&Identity>,
+    supervisor: &Supervisor,
+) -> View {
     let readings = Readings {
         workers: shared.all_metrics(),
         cache_entries: shared.cache.len(),
         cache_bytes: shared.cache.bytes(),
         cache_evictions: shared.cache.evictions(),
         open_connections: shared.open_connections(),
+        certificate_expiry: identity.map(Identity::expiry),
     };
     View {
         components: supervisor.status(),

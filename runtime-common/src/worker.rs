@@ -5,6 +5,9 @@
 //! for sockets, timers and commands, and enter what came. The state is borrowed for the length of
 //! one input and of what follows from it, never across an await.
 
+mod exchanges;
+mod streams;
+
 use std::cell::RefCell;
 use std::io;
 use std::marker::PhantomData;
@@ -15,22 +18,24 @@ use std::sync::Arc;
 
 use balancedns_core::config::Snapshot;
 use balancedns_core::engine::{
-    Action, CloseMode, Closed, Engine, EngineConfig, Established, IoFailure, ListenerId,
-    ProcessExit, Security, Shared,
+    Action, Engine, EngineConfig, IoFailure, ListenerId, ProcessExit, Security, Shared,
 };
-use balancedns_core::handle::ConnHandle;
 use balancedns_core::time::{Duration, Instant};
+use bytes::Bytes;
+use rustls::ServerConfig;
 
 use crate::bell::Bell;
 use crate::clock::Clock;
-use crate::conn::{Conn, Conns};
+use crate::conn::Conns;
 use crate::datagrams::{Datagrams, Round};
+use crate::http::Exchanges;
 use crate::listeners::Listener;
 use crate::logging;
 use crate::mailbox::Receiver;
-use crate::pump::{self, Octets, Told};
+use crate::pump::Octets;
 use crate::tasks::Tasks;
 use crate::threads::{WorkerEnd, take_last_panic};
+use crate::tls::{TlsContext, UpstreamClient};
 
 /// How long the last answers may take to leave after the engine has stopped.
 pub const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -50,6 +55,8 @@ pub struct Setup {
     pub snapshot: Arc<Snapshot>,
     /// What it shares with the other workers.
     pub shared: Arc<Shared>,
+    /// How connections are protected.
+    pub tls: Arc<TlsContext>,
     /// Its own randomness.
     pub seed: [u8; 32],
     /// Its descriptors of the listening sockets.
@@ -65,7 +72,7 @@ pub enum Command {
     /// Finish what is in flight and end.
     Stop,
     /// Go on under another configuration with the same listeners.
-    Reload(Arc<Snapshot>),
+    Reload(Arc<Snapshot>, Arc<TlsContext>),
 }
 
 /// Commands on their way to a worker. There are as many as an operator gives.
@@ -105,17 +112,39 @@ pub struct Target {
     pub security: Security,
 }
 
-/// What a worker asks of its async runtime: tasks on the worker's own thread.
+/// A TLS session, and the protocol that was agreed upon for it.
+pub type Session<T> = io::Result<(T, Option<Bytes>)>;
+
+/// What a worker asks of its async runtime: tasks on the worker's own thread, streams, a timer.
 pub trait Adapter: Sized + 'static {
+    /// A TCP connection.
+    type Stream: Octets + Unpin + 'static;
+    /// A TLS session on one.
+    type Tls: Octets + Unpin + 'static;
+
     /// Starts a task. Its panic stays in it; the worker learns of it on its own.
     fn spawn(task: impl Future<Output = ()> + 'static);
 
-    /// Connects to an upstream, and serves the connection until its end.
+    /// Connects to another host.
     fn connect(
-        worker: Rc<Worker<Self>>,
-        conn: Rc<Conn>,
-        target: Target,
-    ) -> impl Future<Output = ()> + 'static;
+        remote: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> impl Future<Output = io::Result<Self::Stream>>;
+
+    /// Does a client's TLS handshake.
+    fn accept_tls(
+        stream: Self::Stream,
+        config: Arc<ServerConfig>,
+    ) -> impl Future<Output = Session<Self::Tls>>;
+
+    /// Does the TLS handshake with an upstream.
+    fn connect_tls(
+        stream: Self::Stream,
+        client: &UpstreamClient,
+    ) -> impl Future<Output = Session<Self::Tls>>;
+
+    /// Runs a future for that long at most.
+    fn timeout(time: Duration, future: impl Future<Output = ()>) -> impl Future<Output = ()>;
 }
 
 /// One worker, on the async runtime `A`.
@@ -125,7 +154,7 @@ pub struct Worker<A> {
     clock: Clock,
     state: RefCell<State>,
     /// Octets of a read on their way to the engine.
-    read_buffer: RefCell<Box<[u8]>>,
+    read_buffer: Rc<RefCell<Box<[u8]>>>,
     /// The main loop has something to look at: an earlier deadline, a task's end.
     wake: Rc<Bell>,
     tasks: Tasks,
@@ -138,6 +167,8 @@ struct State {
     engine: Engine,
     datagrams: Datagrams,
     conns: Conns,
+    exchanges: Exchanges,
+    tls: Arc<TlsContext>,
     /// By listener: rung when its socket is to be closed.
     acceptors: Vec<Option<Rc<Bell>>>,
     /// What the timer of the main loop is set to.
@@ -151,7 +182,7 @@ impl<A: Adapter> Worker<A> {
     /// # Errors
     /// The process or machine is out of descriptors or memory.
     pub fn new(setup: Setup) -> io::Result<(Rc<Self>, StreamListeners)> {
-        let Setup { index, clock, snapshot, shared, seed, listeners } = setup;
+        let Setup { index, clock, snapshot, shared, tls, seed, listeners } = setup;
         let settings = &snapshot.listen;
         let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
         let metrics = shared.worker_metrics(index);
@@ -169,6 +200,8 @@ impl<A: Adapter> Worker<A> {
             engine,
             datagrams,
             conns: Conns::default(),
+            exchanges: Exchanges::default(),
+            tls,
             acceptors: Vec::new(),
             armed: None,
             stopped: false,
@@ -178,7 +211,7 @@ impl<A: Adapter> Worker<A> {
             index,
             clock,
             state: RefCell::new(state),
-            read_buffer: RefCell::new(vec![0; READ_OCTETS].into()),
+            read_buffer: Rc::new(RefCell::new(vec![0; READ_OCTETS].into())),
             tasks: Tasks::new(Rc::clone(&wake)),
             wake,
             write_timeout,
@@ -244,7 +277,8 @@ impl<A: Adapter> Worker<A> {
     pub fn handle_command(self: &Rc<Self>, command: Command) {
         match command {
             Command::Stop => self.input(Engine::handle_shutdown),
-            Command::Reload(snapshot) => {
+            Command::Reload(snapshot, tls) => {
+                self.state.borrow_mut().tls = tls; // first: what follows may connect already
                 self.input(|engine, now| engine.handle_reload(now, snapshot));
             }
         }
@@ -285,61 +319,6 @@ impl<A: Adapter> Worker<A> {
         A::spawn(self.tasks.watched(task(closing)));
     }
 
-    /// A client has connected, and `task` is to serve it. None if it is refused: its stream is
-    /// closed by being dropped.
-    pub fn handle_accepted(self: &Rc<Self>, id: ListenerId, peer: SocketAddr) -> Option<Rc<Conn>> {
-        let state = &mut *self.state.borrow_mut();
-        let now = self.clock.now();
-        let accepted = state.engine.handle_accepted(now, id, peer).ok().map(|accepted| {
-            let handle = accepted.conn;
-            state.engine.handle_established(now, handle, Established::default());
-            // Entered first: what follows may be about it already.
-            state.conns.enter(handle)
-        });
-        self.settle(state);
-        accepted
-    }
-
-    /// A connection to an upstream is there.
-    pub fn handle_established(self: &Rc<Self>, conn: &Conn) {
-        let handle = conn.handle();
-        self.input(|engine, now| engine.handle_established(now, handle, Established::default()));
-    }
-
-    /// A connection broke, or could not be made.
-    pub fn handle_broken(self: &Rc<Self>, conn: &Conn, error: &io::Error) {
-        let handle = conn.handle();
-        self.state.borrow_mut().conns.forget(handle);
-        let how = Closed::Failed(IoFailure::from(error));
-        self.input(|engine, now| engine.handle_closed(now, handle, how));
-    }
-
-    /// Moves octets both ways until the connection has ended. What is left to be done where the
-    /// engine wants its last octets sent: [`finish`](Self::finish), within
-    /// [`write_timeout`](Self::write_timeout).
-    pub async fn pump(self: &Rc<Self>, conn: &Conn, stream: &mut impl Octets) -> Option<CloseMode> {
-        match pump::pump(self, conn, stream, &self.read_buffer).await {
-            Ok(mode) => Some(mode),
-            Err(error) => {
-                self.handle_broken(conn, &error);
-                None
-            }
-        }
-    }
-
-    /// Sends what a connection still holds that the engine has closed. The caller bounds the time by
-    /// [`write_timeout`](Self::write_timeout).
-    pub async fn finish(&self, conn: &Conn, stream: &mut impl Octets) {
-        // Whatever goes wrong, nobody is left to be told.
-        let _broken = pump::finish(conn, stream, &self.read_buffer).await;
-    }
-
-    /// How long a closed connection may take to send what it still holds.
-    #[must_use]
-    pub fn write_timeout(&self) -> Duration {
-        self.write_timeout
-    }
-
     /// Starts the task of a connection, which [`all_sent`](Self::all_sent) waits for.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         A::spawn(self.tasks.counted(task));
@@ -373,7 +352,7 @@ impl<A: Adapter> Worker<A> {
     }
 
     fn carry_out(self: &Rc<Self>, state: &mut State, now: Instant, action: Action) {
-        let State { engine, datagrams, conns, .. } = state;
+        let State { engine, datagrams, conns, exchanges, .. } = state;
         match action {
             Action::OpenSocket { socket, remote, source } => {
                 datagrams.open_socket(engine, socket, remote, source);
@@ -381,7 +360,7 @@ impl<A: Adapter> Worker<A> {
             Action::CloseSocket { socket } => datagrams.close_socket(socket),
             Action::Connect { conn, remote, source, security } => {
                 let target = Target { remote, source, security };
-                self.spawn(A::connect(Rc::clone(self), conns.enter(conn), target));
+                self.spawn(Rc::clone(self).serve_upstream(conns.enter(conn), target));
             }
             Action::Write { conn, bytes } => conns.write(conn, bytes),
             Action::PauseReading { conn } => conns.set_paused(conn, true),
@@ -392,12 +371,18 @@ impl<A: Adapter> Worker<A> {
                     state.close_acceptor(listener);
                 }
             }
-            // This build speaks no HTTP to clients: there is no exchange to answer.
-            Action::Respond { .. } => {}
-            Action::StartExchange { exchange, .. } => {
-                engine.handle_exchange_failed(now, exchange, IoFailure::Unsupported);
+            Action::Respond { exchange, response } => exchanges.respond(exchange, response),
+            Action::StartExchange { exchange, conn, request } => {
+                let to = conns.get(conn).and_then(|conn| Some((conn, conn.requests()?)));
+                let Some((conn, requests)) = to else {
+                    engine.handle_exchange_failed(now, exchange, IoFailure::Reset);
+                    return;
+                };
+                let cancelled = exchanges.enter_upstream(exchange);
+                let (worker, conn) = (Rc::clone(self), Rc::clone(conn));
+                requests.start(worker, conn, exchange, cancelled, *request);
             }
-            Action::CancelExchange { .. } => {}
+            Action::CancelExchange { exchange } => exchanges.cancel(exchange),
             Action::StartProcess { process, .. } => {
                 let exit = ProcessExit::NotStarted(IoFailure::Unsupported);
                 engine.handle_process_exited(now, process, exit);
@@ -423,20 +408,6 @@ impl State {
         if let Some(closing) = acceptor.and_then(Option::take) {
             closing.ring();
         }
-    }
-}
-
-impl<A: Adapter> Told for Rc<Worker<A>> {
-    fn written(&self, conn: ConnHandle, octets: usize) {
-        self.input(|engine, now| engine.handle_written(now, conn, octets));
-    }
-
-    fn received(&self, conn: ConnHandle, octets: &[u8]) {
-        self.input(|engine, now| engine.handle_bytes(now, conn, octets));
-    }
-
-    fn ended(&self, conn: ConnHandle) {
-        self.input(|engine, now| engine.handle_end_of_stream(now, conn));
     }
 }
 

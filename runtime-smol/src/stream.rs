@@ -1,28 +1,28 @@
-//! Stream connections on smol: accepting, connecting, and a task for each that moves octets
-//! between it and the engine.
-//!
-//! Generic over the transport, so that TLS will be another [`Stream`]. The engine owns all
-//! deadlines of a connection; the one timer here is for what a connection that the engine has
-//! already forgotten still has to send.
+//! Stream connections on smol: accepting, connecting, TLS. What becomes of them is the same on every
+//! async runtime, so it is with the shared [`Worker`].
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_io::Async;
-use balancedns_core::engine::{CloseMode, ListenerId, Security};
+use balancedns_core::engine::ListenerId;
 use balancedns_runtime::bell::Bell;
-use balancedns_runtime::conn::Conn;
 use balancedns_runtime::pump::Octets;
 use balancedns_runtime::socket;
-use balancedns_runtime::worker::{AcceptFailures, Target};
+use balancedns_runtime::tls::UpstreamClient;
+use balancedns_runtime::worker::{AcceptFailures, Session};
+use bytes::Bytes;
+use futures_rustls::rustls::ServerConfig;
+use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use smol::future::{FutureExt, poll_once, yield_now};
 use smol::io::{AsyncRead, AsyncWrite};
 use smol::net::{TcpListener, TcpStream};
 
-use crate::local::{sleep, timeout};
+use crate::local::sleep;
 use crate::worker::Worker;
 
 /// A stream of smol, as the shared code knows it.
@@ -70,7 +70,7 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 failures.clear();
-                accepted_one(&worker, id, stream, peer);
+                worker.handle_accepted(id, peer, Stream(stream));
                 // A flood of clients must not keep the thread here: smol's tasks have no budget.
                 yield_now().await;
             }
@@ -82,40 +82,16 @@ pub(crate) async fn accept(
         }
     }
     while let Some(Ok((stream, peer))) = poll_once(listener.accept()).await {
-        accepted_one(&worker, id, stream, peer);
+        worker.handle_accepted(id, peer, Stream(stream));
     }
 }
 
-fn accepted_one(worker: &Rc<Worker>, id: ListenerId, stream: TcpStream, peer: SocketAddr) {
-    if let Some(conn) = worker.handle_accepted(id, peer) {
-        worker.spawn(serve(Rc::clone(worker), conn, Stream(stream)));
-    }
-}
-
-/// Connects to an upstream and serves the connection.
-pub(crate) async fn connect(worker: Rc<Worker>, conn: Rc<Conn>, target: Target) {
-    let closed = async {
-        conn.closed().await;
-        None
-    };
-    let Some(opened) = closed.or(async { Some(open(target).await) }).await else {
-        return;
-    };
-    match opened {
-        Ok(stream) => {
-            worker.handle_established(&conn);
-            serve(worker, conn, stream).await;
-        }
-        Err(error) => worker.handle_broken(&conn, &error),
-    }
-}
-
-async fn open(target: Target) -> io::Result<Stream<TcpStream>> {
-    match target.security {
-        Security::Plain => {}
-        Security::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
-    }
-    let stream = Async::new_nonblocking(socket::upstream_tcp(target.remote, target.source)?)?;
+/// Connects to another host.
+pub(crate) async fn connect(
+    remote: SocketAddr,
+    source: Option<IpAddr>,
+) -> io::Result<Stream<TcpStream>> {
+    let stream = Async::new_nonblocking(socket::upstream_tcp(remote, source)?)?;
     stream.write_with(connected).await?;
     Ok(Stream(stream.into()))
 }
@@ -135,12 +111,23 @@ fn connected(stream: &StdTcpStream) -> io::Result<()> {
     }
 }
 
-/// Moves octets both ways until the connection has ended.
-async fn serve(worker: Rc<Worker>, conn: Rc<Conn>, mut stream: impl Octets) {
-    match worker.pump(&conn, &mut stream).await {
-        Some(CloseMode::AfterWrites) => {
-            let _late = timeout(worker.write_timeout(), worker.finish(&conn, &mut stream)).await;
-        }
-        Some(CloseMode::Now) | None => {}
-    }
+/// Does a client's TLS handshake.
+pub(crate) async fn accept_tls(
+    stream: Stream<TcpStream>,
+    config: Arc<ServerConfig>,
+) -> Session<Stream<TlsStream<TcpStream>>> {
+    let stream = TlsAcceptor::from(config).accept(stream.0).await?;
+    let alpn = stream.get_ref().1.alpn_protocol().map(Bytes::copy_from_slice);
+    Ok((Stream(stream.into()), alpn))
+}
+
+/// Does the TLS handshake with an upstream.
+pub(crate) async fn connect_tls(
+    stream: Stream<TcpStream>,
+    client: &UpstreamClient,
+) -> Session<Stream<TlsStream<TcpStream>>> {
+    let connector = TlsConnector::from(Arc::clone(&client.config));
+    let stream = connector.connect(client.name.clone(), stream.0).await?;
+    let alpn = stream.get_ref().1.alpn_protocol().map(Bytes::copy_from_slice);
+    Ok((Stream(stream.into()), alpn))
 }

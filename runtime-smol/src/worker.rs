@@ -2,18 +2,23 @@
 
 use std::future::pending;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use async_io::Timer;
-use balancedns_runtime::conn::Conn;
+use balancedns_core::time::Duration;
 use balancedns_runtime::threads::WorkerEnd;
-use balancedns_runtime::worker::{self, Adapter, Command, Inbox, LAST_WRITES, Setup, Target};
+use balancedns_runtime::tls::UpstreamClient;
+use balancedns_runtime::worker::{self, Adapter, Command, Inbox, LAST_WRITES, Session, Setup};
+use futures_rustls::TlsStream;
+use futures_rustls::rustls::ServerConfig;
 use smol::future::FutureExt;
-use smol::net::TcpListener;
+use smol::net::{TcpListener, TcpStream};
 
 use crate::datagram::{self, Readable};
 use crate::local::{self, spawn_local, timeout};
-use crate::stream;
+use crate::stream::{self, Stream};
 
 /// A worker on this runtime.
 pub(crate) type Worker = worker::Worker<Smol>;
@@ -23,16 +28,36 @@ pub(crate) type Worker = worker::Worker<Smol>;
 pub(crate) enum Smol {}
 
 impl Adapter for Smol {
+    type Stream = Stream<TcpStream>;
+    type Tls = Stream<TlsStream<TcpStream>>;
+
     fn spawn(task: impl Future<Output = ()> + 'static) {
         spawn_local(task).detach();
     }
 
     fn connect(
-        worker: Rc<Worker>,
-        conn: Rc<Conn>,
-        target: Target,
-    ) -> impl Future<Output = ()> + 'static {
-        stream::connect(worker, conn, target)
+        remote: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> impl Future<Output = io::Result<Self::Stream>> {
+        stream::connect(remote, source)
+    }
+
+    fn accept_tls(
+        stream: Self::Stream,
+        config: Arc<ServerConfig>,
+    ) -> impl Future<Output = Session<Self::Tls>> {
+        stream::accept_tls(stream, config)
+    }
+
+    fn connect_tls(
+        stream: Self::Stream,
+        client: &UpstreamClient,
+    ) -> impl Future<Output = Session<Self::Tls>> {
+        stream::connect_tls(stream, client)
+    }
+
+    async fn timeout(time: Duration, future: impl Future<Output = ()>) {
+        let _late = timeout(time, future).await;
     }
 }
 
@@ -103,9 +128,8 @@ async fn serve(worker: Rc<Worker>, readable: Readable, mut inbox: Inbox) -> Work
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::{SocketAddr, TcpStream, UdpSocket};
-    use std::sync::{Arc, mpsc};
-    use std::time::Duration;
+    use std::net::{TcpStream, UdpSocket};
+    use std::sync::mpsc;
 
     use balancedns_runtime::cli::Options;
     use balancedns_runtime::mailbox::mailbox;
@@ -138,6 +162,7 @@ mod tests {
             clock: prepared.clock,
             snapshot: Arc::clone(&prepared.snapshot),
             shared: Arc::clone(&prepared.shared),
+            tls: Arc::clone(&prepared.tls),
             seed: [1; 32],
             listeners: prepared.listeners.for_worker(0).expect("duplicates"),
         }

@@ -1,20 +1,24 @@
 //! A worker thread on tokio: its tasks, its timer and its main loop.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use balancedns_core::time::Duration;
-use balancedns_runtime::conn::Conn;
 use balancedns_runtime::threads::WorkerEnd;
-use balancedns_runtime::worker::{self, Adapter, Inbox, LAST_WRITES, Setup, Target};
-use tokio::net::TcpListener;
+use balancedns_runtime::tls::UpstreamClient;
+use balancedns_runtime::worker::{self, Adapter, Inbox, LAST_WRITES, Session, Setup};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsStream;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::datagram::{self, Readable};
-use crate::stream;
+use crate::stream::{self, Stream};
 
 /// A worker on this runtime.
 pub(crate) type Worker = worker::Worker<Tokio>;
@@ -24,16 +28,36 @@ pub(crate) type Worker = worker::Worker<Tokio>;
 pub(crate) enum Tokio {}
 
 impl Adapter for Tokio {
+    type Stream = Stream<TcpStream>;
+    type Tls = Stream<TlsStream<TcpStream>>;
+
     fn spawn(task: impl Future<Output = ()> + 'static) {
         spawn_local(task);
     }
 
     fn connect(
-        worker: Rc<Worker>,
-        conn: Rc<Conn>,
-        target: Target,
-    ) -> impl Future<Output = ()> + 'static {
-        stream::connect(worker, conn, target)
+        remote: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> impl Future<Output = io::Result<Self::Stream>> {
+        stream::connect(remote, source)
+    }
+
+    fn accept_tls(
+        stream: Self::Stream,
+        config: Arc<ServerConfig>,
+    ) -> impl Future<Output = Session<Self::Tls>> {
+        stream::accept_tls(stream, config)
+    }
+
+    fn connect_tls(
+        stream: Self::Stream,
+        client: &UpstreamClient,
+    ) -> impl Future<Output = Session<Self::Tls>> {
+        stream::connect_tls(stream, client)
+    }
+
+    async fn timeout(time: Duration, future: impl Future<Output = ()>) {
+        let _late = timeout(time, future).await;
     }
 }
 
@@ -86,8 +110,8 @@ async fn serve(worker: Rc<Worker>, readable: Readable, mut inbox: Inbox) -> Work
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::{SocketAddr, TcpStream, UdpSocket};
-    use std::sync::{Arc, mpsc};
+    use std::net::{TcpStream, UdpSocket};
+    use std::sync::mpsc;
 
     use balancedns_runtime::cli::Options;
     use balancedns_runtime::mailbox::mailbox;
@@ -121,6 +145,7 @@ mod tests {
             clock: prepared.clock,
             snapshot: Arc::clone(&prepared.snapshot),
             shared: Arc::clone(&prepared.shared),
+            tls: Arc::clone(&prepared.tls),
             seed: [1; 32],
             listeners: prepared.listeners.for_worker(0).expect("duplicates"),
         }
