@@ -256,7 +256,12 @@ impl<'v> Item<'v> {
 
     /// Reports that the value is not what is expected.
     pub(super) fn wrong<T>(&self, expected: &str) -> Option<T> {
-        self.error("is wrong", expected);
+        self.wrong_because("is wrong", expected)
+    }
+
+    /// Reports what is wrong with a value that is then not used.
+    pub(super) fn wrong_because<T>(&self, message: &str, expected: &str) -> Option<T> {
+        self.error(message, expected);
         None
     }
 }

@@ -307,6 +307,8 @@ pub struct RoutingSettings {
     pub bootstrap: Vec<SocketAddr>,
     /// Whether special names that no zone routes are answered instead of forwarded (RFC 6761).
     pub special_names: bool,
+    /// Whether Firefox is told to leave its own DNS over HTTPS off.
+    pub firefox_canary: bool,
 }
 
 /// The cache.

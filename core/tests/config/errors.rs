@@ -302,6 +302,16 @@ const WRONG_UPSTREAM: &[(&str, &str)] = &[
         "source_addr = '1.1.1.1:53'",
         "upstreams[1].source_addr: \"1.1.1.1:53\" is wrong; expected an ip address",
     ),
+    (
+        "source_addr = '0.0.0.0'",
+        "upstreams[1].source_addr: \"0.0.0.0\" is no address of one machine; expected an ip address \
+         of this machine",
+    ),
+    (
+        "source_addr = '2001:db8::1'",
+        "upstreams[1].source_addr: \"2001:db8::1\" is of another family than the upstream's \
+         address; expected an ipv4 address, as the upstream's is",
+    ),
 ];
 
 #[test]

@@ -5,21 +5,6 @@ use crate::support::{FakeHost, with, with_upstream};
 /// Values that would switch on what this build does not have: key path, value shown, what is
 /// expected instead.
 const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
-    ("listen = { dot = ':853' }", "listen.dot", "\":853\"", "false or no such key"),
-    ("listen = { doh = { ':443' } }", "listen.doh", "a list of 1", "false or no such key"),
-    ("listen = { doh_plain = ':80' }", "listen.doh_plain", "\":80\"", "false or no such key"),
-    (
-        "listen = { proxy_protocol_from = { '10.0.0.0/8' } }",
-        "listen.proxy_protocol_from",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
-        "listen = { trusted_proxies = { '::1' } }",
-        "listen.trusted_proxies",
-        "a list of 1",
-        "{} or no such key",
-    ),
     ("logging = { format = 'json' }", "logging.format", "\"json\"", "\"text\""),
     ("routing = { policy = 'fastest' }", "routing.policy", "\"fastest\"", "\"ordered\""),
     ("routing = { zone_fallback = false }", "routing.zone_fallback", "false", "true"),
@@ -85,19 +70,9 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
 
 /// The same for keys of an upstream.
 const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
-    ("protocol = 'dot'", "protocol", "\"dot\"", "\"udp\" or \"tcp\""),
-    (
-        "protocol = 'doh', doh_url = 'https://d.example/q'",
-        "protocol",
-        "\"doh\"",
-        "\"udp\" or \"tcp\"",
-    ),
     ("confined = true", "confined", "true", "false or no such key"),
     ("tier = 2", "tier", "2", "1"),
     ("weight = 5", "weight", "5", "1"),
-    ("tls_ca_file = 'ca'", "tls_ca_file", "\"ca\"", "false or no such key"),
-    ("tls_pin_sha256 = { 'x' }", "tls_pin_sha256", "a list of 1", "{} or no such key"),
-    ("source_addr = '192.0.2.9'", "source_addr", "\"192.0.2.9\"", "false or no such key"),
     ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
     ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
     ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
@@ -126,12 +101,8 @@ fn what_this_build_does_not_have_is_refused() {
 fn values_of_later_capabilities_are_checked() {
     for (keys, expected) in [
         (
-            "listen = { dot = 853 }",
-            "listen.dot: 853 is wrong; expected host:port with an ip address, or :port",
-        ),
-        (
-            "listen = { trusted_proxies = { 'x' } }",
-            "listen.trusted_proxies[1]: \"x\" is not a network; expected a network or an ip address",
+            "rate_limit = { exempt = { 'x' } }",
+            "rate_limit.exempt[1]: \"x\" is not a network; expected a network or an ip address",
         ),
         ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
         (

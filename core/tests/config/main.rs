@@ -5,3 +5,4 @@ mod later;
 mod loads;
 mod scripts;
 mod support;
+mod transports;

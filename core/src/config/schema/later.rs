@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 
 use super::super::reader::{Item, Section};
 use super::super::value::Value;
+use super::address;
 use super::settings::{MILLIS, TTL};
-use super::{address, listen};
 
 /// A key of a capability that is not in this build.
 pub(super) struct Later {
@@ -29,8 +29,6 @@ enum Shape {
     Ip,
     Ips,
     Networks,
-    /// One address to listen on, or several.
-    Listen,
     Table(&'static [Later]),
     Tables(&'static [Later]),
     /// Only whether it is there is looked at.
@@ -64,15 +62,6 @@ const SHARE: RangeInclusive<f64> = 0.0..=1.0;
 /// Counts and sizes that only have to be sane.
 const COUNT: RangeInclusive<u64> = 0..=1_000_000;
 
-/// Keys of `listen`.
-pub(super) const LISTEN: &[Later] = &[
-    switch("dot", Shape::Listen),
-    switch("doh", Shape::Listen),
-    switch("doh_plain", Shape::Listen),
-    switch("proxy_protocol_from", Shape::Networks),
-    switch("trusted_proxies", Shape::Networks),
-];
-
 /// Keys of `logging`.
 pub(super) const LOGGING: &[Later] =
     &[unless("format", r#""text""#, Shape::Word(&["text", "json"]))];
@@ -96,9 +85,6 @@ pub(super) const UPSTREAM: &[Later] = &[
     switch("confined", Shape::Flag),
     unless("tier", "1", Shape::Whole(1..=1_000)),
     unless("weight", "1", Shape::Whole(1..=1_000_000)),
-    switch("tls_ca_file", Shape::Text("the path of a file")),
-    switch("tls_pin_sha256", Shape::Texts("pins")),
-    switch("source_addr", Shape::Ip),
     switch("pool", Shape::Text("the name of a pool")),
 ];
 
@@ -254,7 +240,6 @@ impl Shape {
             | Self::Text(_)
             | Self::Word(_)
             | Self::Ip
-            | Self::Listen
             | Self::Anything => "false or no such key",
         }
     }
@@ -275,7 +260,6 @@ impl Shape {
             Self::Texts(of) => all(item, of, |entry| entry.word("a text").is_some()),
             Self::Ips => all(item, "ip addresses", ip),
             Self::Networks => all(item, "networks", network),
-            Self::Listen => listens(item),
             Self::Table(keys) => {
                 let mut section = item.clone().section();
                 check(&mut section, keys);
@@ -293,13 +277,6 @@ fn all(item: &Item<'_>, of: &str, accepts: impl Fn(&Item<'_>) -> bool) -> bool {
     // Every entry is looked at, so that each mistake is reported.
     let accepted = entries.iter().filter(|entry| accepts(entry)).count();
     !entries.is_empty() && accepted == entries.len()
-}
-
-fn listens(item: &Item<'_>) -> bool {
-    if matches!(item.value, Value::List(_)) {
-        return all(item, "addresses", |entry| !listen::listen_addresses(entry).is_empty());
-    }
-    !listen::listen_addresses(item).is_empty()
 }
 
 fn ip(item: &Item<'_>) -> bool {

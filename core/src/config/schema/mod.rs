@@ -4,6 +4,7 @@
 //! and refused if they would switch the capability on.
 
 mod address;
+mod encrypted;
 mod later;
 mod listen;
 mod plugins;
@@ -31,11 +32,11 @@ pub(super) struct Read {
 pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str) -> Read {
     let mut top = Section::top(value, report);
     let mut files = Vec::new();
-    let listen = listen::read(top.section("listen"), host);
+    let listen = listen::read(top.section("listen"), host, folder);
     let logging = settings::logging(top.section("logging"));
     let acl = policy::acl(&mut top);
     let mut routing = settings::routing(top.section("routing"), &listen.sockets, host);
-    let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, host);
+    let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, host, folder);
     let looks_up = upstreams.have_host_names();
     let asks_system = looks_up && routing.settings.bootstrap.is_empty();
     if asks_system {

@@ -1,7 +1,9 @@
 //! `acl`, `blacklist` and `hosts`: what is decided before anybody is asked.
 
+use ipnet::IpNet;
+
 use super::super::Host;
-use super::super::reader::Section;
+use super::super::reader::{Item, Section};
 use super::super::vm::resolve;
 use super::settings::TTL;
 use super::{address, later};
@@ -9,10 +11,15 @@ use crate::policy::{Acl, BlockPatternError, Blocklist, Hosts};
 
 /// Reads `acl`. An empty list is none: local clients only.
 pub(super) fn acl(top: &mut Section<'_>) -> Acl {
-    const EXPECTED: &str = "a network such as \"192.0.2.0/24\", or an ip address";
     let entries = top.list("acl", "networks");
+    if entries.is_empty() { Acl::default() } else { Acl::new(networks(&entries)) }
+}
+
+/// The networks of a list.
+pub(super) fn networks(entries: &[Item<'_>]) -> Vec<IpNet> {
+    const EXPECTED: &str = "a network such as \"192.0.2.0/24\", or an ip address";
     let mut networks = Vec::with_capacity(entries.len());
-    for entry in &entries {
+    for entry in entries {
         let Some(text) = entry.word(EXPECTED) else {
             continue;
         };
@@ -26,7 +33,7 @@ pub(super) fn acl(top: &mut Section<'_>) -> Acl {
             }
         }
     }
-    if entries.is_empty() { Acl::default() } else { Acl::new(networks) }
+    networks
 }
 
 /// Reads `blacklist`.

@@ -78,6 +78,7 @@ pub(super) fn routing(
         failover_on,
         bootstrap: bootstrap(&mut section, listeners, host),
         special_names: section.boolean("special_names", true),
+        firefox_canary: section.boolean("firefox_canary", false),
     };
     later::check(&mut section, later::ROUTING);
     section.finish();

@@ -1,5 +1,7 @@
 //! `upstreams`: the servers to forward to, and their zones.
 
+use std::sync::Arc;
+
 use super::super::Host;
 use super::super::error::{Path, Report};
 use super::super::reader::{Item, Section};
@@ -9,6 +11,7 @@ use super::super::snapshot::{
 };
 use super::super::value::Value;
 use super::address::{self, HOST_PORT};
+use super::encrypted::{self, DOH_URL, DohUrl, Written};
 use super::later;
 use super::settings::MILLIS;
 use crate::config::is_listener;
@@ -16,22 +19,16 @@ use crate::limits::UPSTREAMS;
 use crate::time::Duration;
 use crate::wire::{Name, PrefixLengths};
 
+/// The key of the address.
+const ADDR: &str = "addr";
 /// Characters of an upstream's name, which is a metric label.
 const NAME_CHARS: usize = 100;
 
-/// How an upstream is asked, as far as the configuration knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Protocol {
-    Plain(UpstreamProtocol),
-    Dot,
-    Doh,
-}
-
-const PROTOCOLS: &[(&str, Protocol)] = &[
-    ("udp", Protocol::Plain(UpstreamProtocol::Udp)),
-    ("tcp", Protocol::Plain(UpstreamProtocol::Tcp)),
-    ("dot", Protocol::Dot),
-    ("doh", Protocol::Doh),
+const PROTOCOLS: &[(&str, UpstreamProtocol)] = &[
+    ("udp", UpstreamProtocol::Udp),
+    ("tcp", UpstreamProtocol::Tcp),
+    ("dot", UpstreamProtocol::Dot),
+    ("doh", UpstreamProtocol::Doh),
 ];
 
 /// All upstreams and, in the same order, their zones.
@@ -39,6 +36,8 @@ const PROTOCOLS: &[(&str, Protocol)] = &[
 pub(super) struct Upstreams {
     pub(super) settings: Vec<UpstreamSettings>,
     pub(super) zones: Vec<Vec<Name>>,
+    /// Which key said where it is.
+    address_keys: Vec<&'static str>,
 }
 
 impl Upstreams {
@@ -50,7 +49,8 @@ impl Upstreams {
     /// Reports that there is nobody to look them up.
     pub(super) fn report_no_bootstrap(&self, report: &Report) {
         for (index, name) in self.host_names() {
-            let path = Path::default().key("upstreams").index(index + 1).key("addr");
+            let key = self.address_keys.get(index).copied().unwrap_or(ADDR);
+            let path = Path::default().key("upstreams").index(index + 1).key(key);
             let message = format!(
                 "\"{name}\" has to be looked up, but routing.bootstrap is empty and the system has no \
                  name servers besides our own listeners"
@@ -73,6 +73,7 @@ pub(super) fn read(
     listeners: &[ListenSocket],
     routing: &RoutingSettings,
     host: &dyn Host,
+    folder: &str,
 ) -> Upstreams {
     const EXPECTED: &str = "a list of at least one upstream";
     let mut upstreams = Upstreams::default();
@@ -90,8 +91,8 @@ pub(super) fn read(
     let mut names = Vec::new();
     for entry in entries {
         let mut section = entry.clone().section();
-        name(&mut section, &mut names);
-        let one = upstream(&mut section, listeners, host);
+        let name = name(&mut section, &mut names);
+        let (one, address_key) = upstream(&mut section, &name, listeners, host, folder);
         let zones = zones(&mut section);
         later::check(&mut section, later::UPSTREAM);
         if one.timeout > routing.deadline {
@@ -101,15 +102,14 @@ pub(super) fn read(
         }
         section.finish();
         upstreams.zones.push(zones);
-        upstreams
-            .settings
-            .push(UpstreamSettings { name: names.last().cloned().unwrap_or_default(), ..one });
+        upstreams.address_keys.push(address_key);
+        upstreams.settings.push(one);
     }
     upstreams
 }
 
 /// Reads the name, which must be another one than all before it; one that is wrong is empty.
-fn name(section: &mut Section<'_>, names: &mut Vec<String>) {
+fn name(section: &mut Section<'_>, names: &mut Vec<String>) -> String {
     const EXPECTED: &str = "a name of up to 100 printable characters";
     let mut name = "";
     if let Some(item) = section.required("name", EXPECTED)
@@ -123,41 +123,41 @@ fn name(section: &mut Section<'_>, names: &mut Vec<String>) {
         name = text;
     }
     names.push(name.to_owned());
+    name.to_owned()
 }
 
-/// Reads everything about the connection; the name is empty.
+/// Reads everything about an upstream but its name and its zones. The key is the one that says where the
+/// upstream is.
 fn upstream(
     section: &mut Section<'_>,
+    name: &str,
     listeners: &[ListenSocket],
     host: &dyn Host,
-) -> UpstreamSettings {
-    let udp = Protocol::Plain(UpstreamProtocol::Udp);
-    let protocol = section.item("protocol");
-    let asked = protocol.as_ref().and_then(|item| item.choice(PROTOCOLS)).unwrap_or(udp);
-    let plain = match asked {
-        Protocol::Plain(plain) => plain,
-        Protocol::Dot | Protocol::Doh => {
-            if let Some(item) = protocol {
-                item.unavailable("\"udp\" or \"tcp\"");
-            }
-            UpstreamProtocol::Udp
-        }
+    folder: &str,
+) -> (UpstreamSettings, &'static str) {
+    let protocol = section.choice("protocol", PROTOCOLS, UpstreamProtocol::Udp);
+    let url = encrypted::doh_url(section, protocol);
+    let place = place(section, protocol, url.as_ref());
+    let addr = place.as_ref().and_then(|place| addr(place, listeners, host));
+    let literal = match &addr {
+        Some(UpstreamAddress::Literal(addr)) => Some(*addr),
+        Some(UpstreamAddress::Host { .. }) | None => None,
     };
-    doh_url(section, asked);
-    let addr = addr(section, asked, listeners, host);
-    tls(section, asked);
-    UpstreamSettings {
-        name: String::new(),
-        protocol: plain,
+    let certified = url.as_ref().map(|(_, url)| &url.host);
+    let certified = certified.or(place.as_ref().map(|place| &place.host));
+    let settings = UpstreamSettings {
+        name: name.to_owned(),
+        protocol,
         addr: addr.unwrap_or_else(|| UpstreamAddress::Literal(([0, 0, 0, 0], 0).into())),
         timeout: timeout(section),
         max_in_flight: section.integer("max_in_flight", 1..=1_000_000, 1_000),
-        randomize_case: randomize_case(section, plain),
         client_subnet: ecs(section),
-        source: None,
-        tls: None,
-        doh: None,
-    }
+        randomize_case: randomize_case(section, protocol),
+        source: encrypted::source(section, literal),
+        tls: encrypted::tls(section, protocol, name, certified, folder),
+        doh: url.as_ref().map(|(_, url)| Arc::new(url.target.clone())),
+    };
+    (settings, place.map_or(ADDR, |place| place.key))
 }
 
 /// Reads `randomize_case`. A stream needs no more bits to be guessed.
@@ -177,73 +177,58 @@ fn timeout(section: &mut Section<'_>) -> Duration {
     section.millis("timeout_ms", MILLIS, 2_000)
 }
 
-/// Reads `addr`, which every protocol but doh needs.
-fn addr(
-    section: &mut Section<'_>,
-    protocol: Protocol,
-    listeners: &[ListenSocket],
-    host: &dyn Host,
-) -> Option<UpstreamAddress> {
+/// Where an upstream is, as one of its keys says.
+struct Place<'v> {
+    key: &'static str,
+    item: Item<'v>,
+    host: Written,
+    port: u16,
+}
+
+/// Reads `addr`, which every protocol but doh needs; that has a URL, and `addr` only saves looking up
+/// its host.
+fn place<'v>(
+    section: &mut Section<'v>,
+    protocol: UpstreamProtocol,
+    url: Option<&(Item<'v>, DohUrl)>,
+) -> Option<Place<'v>> {
     let item = match protocol {
-        Protocol::Doh => section.item("addr")?,
-        Protocol::Plain(_) | Protocol::Dot => section.required("addr", HOST_PORT)?,
+        UpstreamProtocol::Udp | UpstreamProtocol::Tcp | UpstreamProtocol::Dot => {
+            section.required(ADDR, HOST_PORT)?
+        }
+        UpstreamProtocol::Doh => match section.item(ADDR).filter(|item| !item.is_off()) {
+            Some(item) => item,
+            None => {
+                let (item, url) = url?;
+                let (host, port) = (url.host.clone(), url.port);
+                return Some(Place { key: DOH_URL, item: item.clone(), host, port });
+            }
+        },
     };
     let text = item.word(HOST_PORT)?;
-    let addr = match address::host_port(text) {
-        Ok((address::Host::Literal(addr), 1..)) => addr,
-        Ok((_, 0)) => {
-            item.error("has port 0", HOST_PORT);
-            return None;
+    match address::host_port(text) {
+        Err(wrong) => item.wrong_because(wrong, HOST_PORT),
+        Ok((_, 0)) => item.wrong_because("has port 0", HOST_PORT),
+        Ok((address::Host::Any, _)) => item.wrong_because("has no host", HOST_PORT),
+        Ok((host, port)) => {
+            let text = text.rsplit_once(':').map_or(text, |(host, _)| host).to_owned();
+            Some(Place { key: ADDR, item, host: Written { host, text }, port })
         }
-        Ok((address::Host::Any, _)) => {
-            item.error("has no host", HOST_PORT);
-            return None;
-        }
-        Ok((address::Host::Name(name), port)) => return Some(UpstreamAddress::Host { name, port }),
-        Err(wrong) => {
-            item.error(wrong, HOST_PORT);
-            return None;
-        }
-    };
-    if is_listener(addr, listeners, host) {
-        item.error("is one of our own listeners", "another server");
-        return None;
-    }
-    Some(UpstreamAddress::Literal(addr))
-}
-
-/// Reads `doh_url`, which doh needs and nothing else uses.
-fn doh_url(section: &mut Section<'_>, protocol: Protocol) {
-    const EXPECTED: &str = "an https url";
-    let item = match protocol {
-        Protocol::Doh => section.required("doh_url", EXPECTED),
-        Protocol::Plain(_) | Protocol::Dot => section.item("doh_url"),
-    };
-    let Some(item) = item.filter(|item| protocol == Protocol::Doh || !item.is_off()) else {
-        return;
-    };
-    let Some(text) = item.word(EXPECTED) else {
-        return;
-    };
-    let host = text.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or(rest));
-    if host.is_none_or(str::is_empty) {
-        item.error("is wrong", EXPECTED);
-    } else if let Protocol::Plain(plain) = protocol {
-        item.warning(&format!("has no effect on protocol {}", plain.name()));
     }
 }
 
-/// Reads the keys of encrypted protocols; they are left over when one of them is switched to udp.
-fn tls(section: &mut Section<'_>, protocol: Protocol) {
-    let without_effect = |item: Option<Item<'_>>| {
-        if let (Some(item), Protocol::Plain(plain)) = (item, protocol) {
-            item.warning(&format!("has no effect on protocol {}", plain.name()));
+/// The address at a place. What is sent to one of our own listeners would come back forever.
+fn addr(place: &Place<'_>, listeners: &[ListenSocket], host: &dyn Host) -> Option<UpstreamAddress> {
+    match &place.host.host {
+        address::Host::Any => None,
+        address::Host::Literal(addr) if is_listener(*addr, listeners, host) => {
+            place.item.wrong_because("is one of our own listeners", "another server")
         }
-    };
-    let name = section.item("tls_server_name").filter(|item| !item.is_off());
-    without_effect(name.filter(|item| item.word("a host name").is_some()));
-    let skip = section.item("tls_insecure_skip_verify");
-    without_effect(skip.filter(|item| item.boolean() == Some(true)));
+        address::Host::Literal(addr) => Some(UpstreamAddress::Literal(*addr)),
+        address::Host::Name(name) => {
+            Some(UpstreamAddress::Host { name: name.clone(), port: place.port })
+        }
+    }
 }
 
 /// Reads `zones`.

@@ -87,6 +87,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             failover_on: vec![Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP],
             bootstrap: Vec::new(),
             special_names: true,
+            firefox_canary: false,
         },
         cache: CacheSettings {
             enabled: true,
