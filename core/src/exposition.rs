@@ -243,6 +243,7 @@ mod tests {
             cache_bytes: 900,
             cache_evictions: 1,
             open_connections: 4,
+            certificate_expiry: Some(Duration::from_secs(1_800_000_000)),
         };
         text(&readings, &[component("dns-tcp", false), component("dns-udp", true)])
     }
@@ -261,6 +262,7 @@ mod tests {
             "balancedns_cache_entries 7",
             "balancedns_cache_evictions_total 1",
             "balancedns_connections_open 4",
+            "balancedns_certificate_expiry_timestamp_seconds 1800000000",
             "balancedns_component_up{component=\"dns-tcp\"} 0",
             "balancedns_component_up{component=\"dns-udp\"} 1",
             "balancedns_component_restarts_total{component=\"dns-udp\"} 3",

@@ -78,8 +78,11 @@ impl Engine {
         let Some((addresses, ttl)) = found else {
             return self.lookup_failed(now, handle, out);
         };
-        let port = host.port;
+        let (port, source) = (host.port, host.settings.source);
         let addresses = addresses.into_iter().map(fold);
+        // Nothing of the other family can be reached from there.
+        let is_reached = |ip: &IpAddr| source.is_none_or(|own| own.is_ipv4() == ip.is_ipv4());
+        let addresses = addresses.filter(is_reached);
         let addresses = addresses.filter(|ip| self.leads_elsewhere(*ip, port)).collect();
         let Some(host) = self.hosts.get_mut(handle) else { return };
         host.found(family, addresses, ttl);

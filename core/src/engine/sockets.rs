@@ -47,9 +47,9 @@ impl Engine {
         };
         let state = &mut self.endpoints[endpoint];
         state.sockets[place] = Some(socket);
-        let remote = state.remote;
+        let (remote, source) = (state.remote, state.settings.source);
         self.metrics.counters.count(Counter::SocketsOpened);
-        self.actions.push_back(Action::OpenSocket { socket, remote, source: None });
+        self.actions.push_back(Action::OpenSocket { socket, remote, source });
         Some(socket)
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::harness::{World, error, id, query, rcode, reply, snapshot, ttl, upstream};
+use super::harness::{UDP, World, client, error, id, query, rcode, reply, snapshot, ttl, upstream};
+use crate::batch::{ReceiveBatch, TransmitBatch};
 use crate::config::{Snapshot, UpstreamProtocol};
-use crate::engine::{Event, IoFailure};
+use crate::engine::{Action, Event, IoFailure, Origin};
 use crate::limits::{QUERIES_PER_SOCKET, SOCKET_AGE};
 use crate::metrics::Counter;
 use crate::time::Duration;
@@ -15,6 +16,28 @@ fn one() -> Snapshot {
 
 fn two() -> Snapshot {
     snapshot(vec![upstream("one", UpstreamProtocol::Udp), upstream("two", UpstreamProtocol::Udp)])
+}
+
+#[test]
+fn upstreams_are_asked_from_the_configured_address() {
+    let own = "192.0.2.99".parse().ok();
+    for protocol in [UpstreamProtocol::Udp, UpstreamProtocol::Tcp] {
+        for expected in [None, own] {
+            let mut snapshot = snapshot(vec![upstream("one", protocol)]);
+            snapshot.upstreams[0].source = expected;
+            let mut world = World::new(snapshot);
+            let mut received = ReceiveBatch::new(1, 512);
+            received.push(client(), None, &query(1, "a.example")).expect("room");
+            let (origin, mut transmit) = (Origin::Listener(UDP), TransmitBatch::new(1, 512));
+            world.engine.handle_datagrams(world.now, origin, &received, &mut transmit);
+            let action = world.engine.poll_action(world.now);
+            let Some(Action::OpenSocket { source, .. } | Action::Connect { source, .. }) = action
+            else {
+                panic!("{action:?}")
+            };
+            assert_eq!(source, expected, "{protocol:?}");
+        }
+    }
 }
 
 #[test]

@@ -74,6 +74,19 @@ fn look_up(world: &mut World, ttl: u32, v6: &[&str], v4: &[&str]) {
 }
 
 #[test]
+fn only_addresses_of_the_sources_family_are_used() {
+    let mut snapshot = named();
+    snapshot.upstreams[0].source = "192.0.2.99".parse().ok();
+    let mut world = started(snapshot);
+    look_up(&mut world, 300, &["2001:db8::1"], &["192.0.2.8"]);
+    world.ask(&query(1, "a.example"));
+    let (socket, remote, sent) = world.next_query();
+    assert_eq!(remote, "192.0.2.8:5353");
+    world.upstream_says(socket, &reply(&sent, 60));
+    assert_eq!(rcode(&world.replies[0]), 0);
+}
+
+#[test]
 fn it_is_looked_up_at_once_and_ipv6_is_tried_first() {
     let mut world = started(named());
     look_up(&mut world, 300, &["2001:db8::1"], &["192.0.2.8", "192.0.2.9"]);
