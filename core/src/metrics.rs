@@ -85,6 +85,8 @@ counters! {
     ReplyLate "balancedns_upstream_mismatches_total" Some(("what", "late")), "Upstream datagrams ignored.";
     ReplyWrongQuestion "balancedns_upstream_mismatches_total" Some(("what", "question")), "Upstream datagrams ignored.";
     ReplyOtherCase "balancedns_upstream_mismatches_total" Some(("what", "case")), "Upstream datagrams ignored.";
+    ReplyWrongCookie "balancedns_upstream_mismatches_total" Some(("what", "cookie")), "Upstream datagrams ignored.";
+    ReplyWrongSubnet "balancedns_upstream_mismatches_total" Some(("what", "subnet")), "Upstream datagrams ignored.";
     ReplyGarbage "balancedns_upstream_mismatches_total" Some(("what", "garbage")), "Upstream datagrams ignored.";
     UpstreamsDown "balancedns_upstream_down_total" None, "Times that an upstream's address was found to be down.";
     UpstreamProbes "balancedns_upstream_probes_total" None, "Copies of queries sent to see whether an upstream is back.";

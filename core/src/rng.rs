@@ -55,6 +55,8 @@ pub struct Streams {
     pub case: Stream,
     /// Choice among upstreams.
     pub balancing: Stream,
+    /// Our cookies towards upstreams (RFC 7873 section 4.1).
+    pub cookies: Stream,
 }
 
 impl Streams {
@@ -66,6 +68,7 @@ impl Streams {
             ports: Stream::new(seed, 2),
             case: Stream::new(seed, 3),
             balancing: Stream::new(seed, 4),
+            cookies: Stream::new(seed, 5),
         }
     }
 }

@@ -170,6 +170,8 @@ pub struct UpstreamSettings {
     pub randomize_case: bool,
     /// What it is told of the client's network.
     pub client_subnet: SubnetPolicy,
+    /// Whether datagrams to it carry cookies (RFC 7873).
+    pub cookies: bool,
     /// The local address that it is asked from, if that matters.
     pub source: Option<IpAddr>,
     /// How its connections are protected: of dot and doh, and of no other.

@@ -8,9 +8,10 @@ use bytes::BytesMut;
 use super::framing::Reassembly;
 use crate::handle::{ExchangeHandle, FetchHandle};
 use crate::limits::{
-    EXCHANGES_PER_UPSTREAM_CONN, GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, UPSTREAM_UNSENT_OCTETS,
+    EXCHANGES_PER_UPSTREAM_CONN, GIVEN_UP_IDS_PER_CONN, PIPELINE_PER_CONN, UPSTREAM_IDLE,
+    UPSTREAM_UNSENT_OCTETS,
 };
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::timers::TimerId;
 use crate::upstream::IdTable;
 
@@ -41,6 +42,9 @@ pub(crate) struct UpstreamConn {
     pub(crate) is_http: bool,
     /// Those in flight, each with the id that stands for it.
     pub(crate) exchanges: Vec<(u16, ExchangeHandle)>,
+    /// How long it may be idle: what the other side lets it be, if that is less than what we do
+    /// (RFC 7828 section 3.2.2).
+    pub(crate) idle: Duration,
     /// Takes no new queries: closed as soon as the last one has ended.
     pub(crate) retired: bool,
 }
@@ -71,8 +75,16 @@ impl UpstreamConn {
             heard_at: None,
             is_http,
             exchanges: Vec::new(),
+            idle: UPSTREAM_IDLE,
             retired: false,
         }
+    }
+
+    /// The other side says how long the connection may be idle; no time at all means that it wants it
+    /// closed (RFC 7828 section 3.2.2).
+    pub(crate) fn note_keepalive(&mut self, told: Duration) {
+        self.idle = told.min(UPSTREAM_IDLE);
+        self.retired |= told.is_zero();
     }
 
     /// Whether so many of its ids wait for late replies that it has to be replaced.

@@ -7,13 +7,13 @@ use super::fetch::{Attempt, AttemptVia, Candidate, Carrier};
 use super::{Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::Via;
 use crate::config::UpstreamProtocol;
-use crate::limits::{HEADER_OCTETS, QUERY_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
+use crate::limits::{HEADER_OCTETS, QUERY_OCTETS};
 use crate::metrics::Counter;
 use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::upstream::{Endpoint, spell};
-use crate::wire::{Rcode, ResponseView, UpstreamEdns, write_query};
+use crate::wire::{Rcode, ResponseView, write_query};
 
 /// Sends that finding out about a reply in another letter case may take: over TCP, and again in
 /// lower case.
@@ -162,9 +162,7 @@ impl Engine {
     /// Writes a fetch's query under an id; gives its length.
     pub(super) fn write_query_of(&self, handle: FetchHandle, id: u16, buffer: &mut [u8]) -> usize {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
-        let receivable = u16::try_from(UPSTREAM_DATAGRAM_OCTETS).unwrap_or(u16::MAX);
-        let udp_size = self.snapshot.listen.udp_size.min(receivable);
-        let edns = fetch.edns.then_some(UpstreamEdns::plain(udp_size, fetch.dnssec_ok));
+        let edns = fetch.edns.then(|| self.edns_of(fetch));
         let len = write_query(buffer, id, &fetch.question, fetch.checking_disabled, edns);
         if let Some(bits) = fetch.attempt.case {
             spell(&mut buffer[HEADER_OCTETS..HEADER_OCTETS + fetch.question.len()], bits);
@@ -266,24 +264,31 @@ impl Engine {
             | Failure::NoAddress => false,
         };
         self.release_attempt(handle, late);
-        if self.ask_in_lower_case(now, handle, out) {
+        if self.ask_unconfirmed_again(now, handle, out) {
             return;
         }
         self.note_failure(now, handle, failure);
         self.next_attempt(now, handle, out);
     }
 
-    /// A reply in another letter case could not be confirmed over TCP: some servers do not have it.
-    /// Asking again from another port under another id confirms it nearly as well.
-    fn ask_in_lower_case(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) -> bool {
+    /// A reply in another letter case, or without the cookie that was expected, could not be confirmed
+    /// over TCP: some servers do not have it. Asking again from another port under another id, in lower
+    /// case or without expecting a cookie, confirms it nearly as well.
+    fn ask_unconfirmed_again(
+        &mut self,
+        now: Instant,
+        handle: FetchHandle,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let cookie_missing = self.gave_up_cookie(handle);
         let Some(fetch) = self.fetches.get_mut(handle) else { return false };
-        let unconfirmed = fetch.case_differs && !fetch.plain_case;
+        let other_case = fetch.case_differs && !fetch.plain_case;
         let spent = fetch.is_spent() || now >= fetch.deadline;
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return false };
-        if !unconfirmed || spent {
+        if !(other_case || cookie_missing) || spent {
             return false;
         }
-        fetch.plain_case = true;
+        fetch.plain_case |= other_case;
         self.attempt_datagram(now, handle, endpoint, out).is_ok()
     }
 
@@ -336,6 +341,8 @@ impl Engine {
         fetch.reconnected = false;
         fetch.case_differs = false;
         fetch.plain_case = false;
+        fetch.cookie_missing = false;
+        fetch.cookie_refused = false;
         self.metrics.counters.count(counter);
         if let Candidate::Endpoint(endpoint) = candidate {
             self.judge(now, endpoint, failure, carrier, started);
@@ -399,8 +406,14 @@ impl Engine {
             let (upstream, addr) = self.endpoints[endpoint].display_name();
             self.report(now, Event::UpstreamIgnoresCase { upstream, addr });
         }
+        if carrier != Carrier::Datagram && !self.take_stream_cookie(handle, view) {
+            return self.attempt_failed(now, handle, Failure::Malformed, out);
+        }
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
         let rcode = view.rcode();
+        if rcode == Rcode::BADCOOKIE {
+            return self.bad_cookie(now, handle, view, carrier, out);
+        }
         let old_server = matches!(rcode, Rcode::FORMERR | Rcode::BADVERS) && fetch.edns;
         if old_server {
             fetch.edns = false; // ask the same one again, without OPT (RFC 6891 section 7)

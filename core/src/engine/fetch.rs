@@ -54,6 +54,10 @@ pub(super) struct Fetch {
     pub(super) case_differs: bool,
     /// Confirmed over TCP it cannot be: the name goes out in lower case, from another port.
     pub(super) plain_case: bool,
+    /// A reply came without the cookie that the endpoint always sends: it has to be confirmed.
+    pub(super) cookie_missing: bool,
+    /// The endpoint did not take our cookie (BADCOOKIE), and has been asked once more.
+    pub(super) cookie_refused: bool,
     pub(super) history: History,
     pub(super) timer: TimerId,
     pub(super) deadline: Instant,
@@ -294,6 +298,8 @@ impl Engine {
             reconnected: false,
             case_differs: false,
             plain_case: false,
+            cookie_missing: false,
+            cookie_refused: false,
             history: History::default(),
             timer: timers.allocate(Due::Fetch(handle)),
             deadline,

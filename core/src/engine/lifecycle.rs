@@ -13,7 +13,7 @@ use crate::planted::{Bug, is_planted};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::timers::TimerId;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, EndpointCookie};
 use crate::wire::Rcode;
 
 /// The engine is stopping.
@@ -104,7 +104,8 @@ impl Engine {
             BOOTSTRAP => Arc::default(), // no upstream, so without a label of its own
             name => self.metrics.latency(name),
         };
-        let state = Endpoint::new(Arc::clone(settings), remote, latency);
+        let cookie = settings.cookies.then(|| EndpointCookie::new(self.rng.cookies.bits()));
+        let state = Endpoint::new(Arc::clone(settings), remote, latency, cookie);
         let is_gone = |place: &usize| self.endpoints[*place].is_gone();
         let gone: Vec<usize> = (0..self.endpoints.len()).filter(is_gone).collect();
         if let Some(place) = gone.into_iter().find(|place| !named.contains(*place, &self.fetches)) {
@@ -287,6 +288,7 @@ fn bootstrap_settings(server: SocketAddr) -> UpstreamSettings {
         max_in_flight: 2 * limits::UPSTREAMS,
         randomize_case: true,
         client_subnet: SubnetPolicy::Off,
+        cookies: true,
         source: None,
         tls: None,
         doh: None,

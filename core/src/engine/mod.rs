@@ -18,9 +18,9 @@
 //!
 //! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
 //! `candidates` (whom to ask), `attempt` (one after the other), `health` (who is down), `sockets` and
-//! `upstream_streams` (how; `upstream_exchanges` over HTTP), `deliver` (the way out), `reply_options`
-//! (what OPT says there); `client_streams` keeps clients' connections, `client_exchanges` what they
-//! request over HTTP,
+//! `upstream_streams` (how; `upstream_exchanges` over HTTP, `upstream_edns` with which options), `deliver`
+//! (the way out), `reply_options` (what OPT says there); `client_streams` keeps clients' connections,
+//! `client_exchanges` what they request over HTTP,
 //! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops, `audit` counts everything
 //! afresh.
 
@@ -42,6 +42,7 @@ mod shared;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod upstream_edns;
 mod upstream_exchanges;
 mod upstream_streams;
 

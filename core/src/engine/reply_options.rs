@@ -9,10 +9,9 @@ use super::Transport;
 use super::question::{Client, Desk};
 use crate::metrics::Counter;
 use crate::time::{Duration, Instant};
-use crate::wire::{ClientOptions, Cookie, Presented, REPLY_COOKIE_OCTETS, ReplyOptions};
-
-/// The unit of edns-tcp-keepalive (RFC 7828 section 3.1).
-const KEEPALIVE_UNIT: Duration = Duration::from_millis(100);
+use crate::wire::{
+    ClientOptions, Cookie, KEEPALIVE_UNIT, Presented, REPLY_COOKIE_OCTETS, ReplyOptions,
+};
 
 impl Desk<'_> {
     /// What replies to a query with these options tell its client.

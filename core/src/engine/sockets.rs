@@ -141,11 +141,14 @@ impl Engine {
     ) -> Result<(), Counter> {
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
-        if self.case_differs(fetch, &view) {
-            // The server's own habit or a spoofer's good guess: only a stream can tell.
+        let lacks_cookie = self.lacks_cookie(fetch, &view)?;
+        let other_case = self.case_differs(fetch, &view);
+        if other_case {
             self.metrics.counters.count(Counter::ReplyOtherCase);
             self.fetches.get_mut(fetch).expect("its id is in flight").case_differs = true;
-            // Who knew the port is not to meet the question there again.
+        }
+        if other_case || lacks_cookie {
+            // The server's own habit or a spoofer's good guess: only a stream can tell. Who knew the port is not to meet the question there again.
             self.retire_socket(socket);
             self.ask_over_stream(now, fetch, out);
         } else {
@@ -202,7 +205,14 @@ impl Engine {
         fetch: FetchHandle,
         view: &ResponseView<'_>,
     ) -> Result<(), Counter> {
-        let sent = &self.fetches.get(fetch).expect("an id in flight has a fetch").question;
+        let fetch = self.fetches.get(fetch).expect("an id in flight has a fetch");
+        let sent = &fetch.question;
+        // An answer for another network answers another question (RFC 7871 section 7.3).
+        if let Some((subnet, echoed)) = fetch.subnet.zip(view.client_subnet())
+            && !subnet.is_echoed_by(echoed)
+        {
+            return Err(Counter::ReplyWrongSubnet);
+        }
         let errors = [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED];
         let unread = view.question().is_empty() && errors.contains(&view.rcode());
         let any = is_planted(Bug::WrongQuestionAccepted);

@@ -6,7 +6,7 @@ use super::{Action, CloseMode, Closed, Conn, Due, Engine, FetchHandle, IoFailure
 use crate::config::UpstreamProtocol;
 use crate::conn::{Stage, UpstreamConn, append_message, split_message};
 use crate::handle::ConnHandle;
-use crate::limits::{CONNS_PER_UPSTREAM, HTTP_CONNS_PER_UPSTREAM, QUERY_OCTETS, UPSTREAM_IDLE};
+use crate::limits::{CONNS_PER_UPSTREAM, HTTP_CONNS_PER_UPSTREAM, QUERY_OCTETS};
 use crate::metrics::Counter;
 use crate::time::Instant;
 use crate::upstream::{Endpoint, Owner};
@@ -141,7 +141,7 @@ impl Engine {
         };
         conn.stage = Stage::Open;
         if conn.ids.live() == 0 {
-            self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
+            self.timers.set(conn.timer, self.now + conn.idle);
         }
         let waiting: Vec<FetchHandle> = conn.ids.owners().collect();
         for fetch in waiting {
@@ -198,6 +198,11 @@ impl Engine {
         };
         let view = ResponseView::parse(message).map_err(|_| Counter::ReplyGarbage)?;
         self.check_question(fetch, &view)?;
+        if let (Some(Conn::Upstream(conn)), Some(told)) =
+            (self.conns.get_mut(name), view.keepalive())
+        {
+            conn.note_keepalive(told);
+        }
         if let Some(Conn::Upstream(conn)) = self.conns.get_mut(name)
             && !conn.answered
         {
@@ -258,7 +263,7 @@ impl Engine {
         if conn.retired || self.endpoints[endpoint].removed {
             self.close_upstream_conn(name);
         } else if conn.stage == Stage::Open {
-            self.timers.set(conn.timer, self.now + UPSTREAM_IDLE);
+            self.timers.set(conn.timer, self.now + conn.idle);
         }
     }
 

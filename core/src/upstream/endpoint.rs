@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::cookie::EndpointCookie;
 use super::health::Health;
 use super::letter_case::CaseSupport;
 
@@ -41,6 +42,8 @@ pub(crate) struct Endpoint {
     pub(crate) health: Health,
     /// Whether it repeats a name's letter case.
     pub(crate) case: CaseSupport,
+    /// The cookies that datagrams to it carry, unless they are switched off.
+    pub(crate) cookie: Option<EndpointCookie>,
     /// When the next connect may be.
     pub(crate) backoff: Backoff,
     /// What operators were told of its failures.
@@ -52,6 +55,7 @@ impl Endpoint {
         settings: Arc<UpstreamSettings>,
         remote: SocketAddr,
         latency: Arc<Latency>,
+        cookie: Option<EndpointCookie>,
     ) -> Self {
         let uri = settings.doh.as_deref().and_then(uri_of).unwrap_or_default();
         Self {
@@ -66,6 +70,7 @@ impl Endpoint {
             in_flight: 0,
             health: Health::default(),
             case: CaseSupport::default(),
+            cookie,
             backoff: Backoff::default(),
             trouble: Trouble::default(),
         }

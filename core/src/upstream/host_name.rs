@@ -180,6 +180,7 @@ mod tests {
             addr: UpstreamAddress::Host { name: name.clone(), port: 53 },
             timeout: Duration::from_secs(2),
             max_in_flight: 1,
+            cookies: false,
             randomize_case: true,
             client_subnet: crate::config::SubnetPolicy::Off,
             source: None,

@@ -3,6 +3,7 @@
 //! Owns the zone routes, the endpoints with their sockets, ids, health and back-off, and the host
 //! names that stand for endpoints. Does not decide when to try which: that is the engine's.
 
+mod cookie;
 mod endpoint;
 mod health;
 mod host_name;
@@ -12,6 +13,7 @@ mod round_trip;
 mod routes;
 mod socket;
 
+pub(crate) use cookie::{CookieSign, EndpointCookie};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use host_name::{Family, HostName, RoundEnd};
 pub(crate) use ids::{IdTable, Owner};

@@ -7,6 +7,7 @@ use super::codes::{ExtendedError, Rcode};
 use super::octets::{Reader, Writer};
 use super::record::Record;
 use crate::limits::UDP_PLAIN_OCTETS;
+use crate::time::Duration;
 
 /// Option code of Client Subnet (RFC 7871 section 6).
 pub(crate) const CLIENT_SUBNET: u16 = 8;
@@ -25,6 +26,8 @@ pub(crate) const OPT_OCTETS: usize = 11;
 pub(crate) const OPTION_HEADER_OCTETS: usize = 4;
 /// Octets of an Extended DNS Error without text, option header included.
 pub(crate) const EXTENDED_ERROR_OCTETS: usize = 6;
+/// The unit of edns-tcp-keepalive (RFC 7828 section 3.1).
+pub(crate) const KEEPALIVE_UNIT: Duration = Duration::from_millis(100);
 /// Padded replies are multiples of this (RFC 8467 section 4.1).
 pub(crate) const REPLY_BLOCK_OCTETS: usize = 468;
 

@@ -4,12 +4,15 @@
 //! came. Whether a response belongs to a query is the caller's question.
 
 use super::codes::{ExtendedError, Rcode, RecordType};
-use super::edns::{EXTENDED_ERROR, extended_rcode, options};
+use super::edns::{
+    CLIENT_SUBNET, COOKIE, EXTENDED_ERROR, KEEPALIVE_UNIT, TCP_KEEPALIVE, extended_rcode, options,
+};
 use super::header::{Flags, Header};
 use super::octets::Reader;
 use super::query::Question;
 use super::record::{Record, read_record};
 use crate::planted::{Bug, is_planted};
+use crate::time::Duration;
 
 /// A response whose every record was walked.
 #[derive(Copy, Clone, Debug)]
@@ -219,9 +222,32 @@ impl<'a> ResponseView<'a> {
     /// The code of the first Extended DNS Error (RFC 8914).
     #[must_use]
     pub fn extended_error(&self) -> Option<ExtendedError> {
-        let opt = self.opt?;
-        let (_, payload) = options(opt.rdata).find(|(code, _)| *code == EXTENDED_ERROR)?;
-        Reader::new(payload).u16().map(ExtendedError)
+        Reader::new(self.option(EXTENDED_ERROR)?).u16().map(ExtendedError)
+    }
+
+    /// The payload of the first COOKIE option (RFC 7873 section 4), not checked.
+    #[must_use]
+    pub fn cookie(&self) -> Option<&'a [u8]> {
+        self.option(COOKIE)
+    }
+
+    /// The payload of the first client subnet (RFC 7871 section 6), not checked.
+    #[must_use]
+    pub fn client_subnet(&self) -> Option<&'a [u8]> {
+        self.option(CLIENT_SUBNET)
+    }
+
+    /// How long the server lets a connection be idle (RFC 7828 section 3.1). An option without a time
+    /// tells nothing.
+    #[must_use]
+    pub fn keepalive(&self) -> Option<Duration> {
+        let units = self.option(TCP_KEEPALIVE)?.try_into().ok().map(u16::from_be_bytes)?;
+        Some(KEEPALIVE_UNIT.saturating_mul(u32::from(units)))
+    }
+
+    /// The payload of the first option of this code.
+    fn option(&self, wanted: u16) -> Option<&'a [u8]> {
+        options(self.opt?.rdata).find(|(code, _)| *code == wanted).map(|(_, payload)| payload)
     }
 
     /// The message as received.

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn padded_queries_are_blocks_of_128_octets() {
         let mut lengths = std::collections::BTreeSet::new();
-        for letters in 1..=250 {
+        for letters in 1..=249 {
             let labels: Vec<String> =
                 (0..letters).step_by(50).map(|at| "a".repeat(50.min(letters - at))).collect();
             let question = question(&labels.join("."), RecordType::A);

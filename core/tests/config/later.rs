@@ -73,8 +73,6 @@ const UNAVAILABLE_UPSTREAM: &[(&str, &str, &str, &str)] = &[
     ("confined = true", "confined", "true", "false or no such key"),
     ("tier = 2", "tier", "2", "1"),
     ("weight = 5", "weight", "5", "1"),
-    ("ecs = 'pass'", "ecs", "\"pass\"", "\"off\""),
-    ("ecs = { ipv4_prefix = 24 }", "ecs", "a table with ipv4_prefix", "\"off\""),
     ("pool = 'p'", "pool", "\"p\"", "false or no such key"),
 ];
 

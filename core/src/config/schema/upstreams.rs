@@ -152,7 +152,8 @@ fn upstream(
         timeout: timeout(section),
         max_in_flight: section.integer("max_in_flight", 1..=1_000_000, 1_000),
         client_subnet: ecs(section),
-        randomize_case: randomize_case(section, protocol),
+        randomize_case: for_datagrams(section, "randomize_case", protocol),
+        cookies: for_datagrams(section, "cookies", protocol),
         source: encrypted::source(section, literal),
         tls: encrypted::tls(section, protocol, name, certified, folder),
         doh: url.as_ref().map(|(_, url)| Arc::new(url.target.clone())),
@@ -160,10 +161,10 @@ fn upstream(
     (settings, place.map_or(ADDR, |place| place.key))
 }
 
-/// Reads `randomize_case`. A stream needs no more bits to be guessed.
-fn randomize_case(section: &mut Section<'_>, protocol: UpstreamProtocol) -> bool {
+/// Reads `randomize_case` or `cookies`. A stream needs no more bits to be guessed.
+fn for_datagrams(section: &mut Section<'_>, key: &'static str, protocol: UpstreamProtocol) -> bool {
     let datagrams = protocol == UpstreamProtocol::Udp;
-    let Some(item) = section.item("randomize_case") else {
+    let Some(item) = section.item(key) else {
         return datagrams;
     };
     let wanted = item.boolean().unwrap_or(datagrams);

@@ -190,7 +190,8 @@ const SOCKETS: &[Damage] = &[
     ("retired sockets of endpoint", |engine| endpoint(engine).retired_sockets += 1),
     ("is removed", |engine| {
         let unused = endpoint(engine).settings.clone();
-        let mut other = Endpoint::new(unused, "192.0.2.9:53".parse().unwrap(), Default::default());
+        let mut other =
+            Endpoint::new(unused, "192.0.2.9:53".parse().unwrap(), Default::default(), None);
         other.removed = false;
         engine.endpoints.push(other);
     }),

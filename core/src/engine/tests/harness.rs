@@ -42,6 +42,7 @@ pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettin
         max_in_flight: 1_000,
         randomize_case: false,
         client_subnet: SubnetPolicy::Off,
+        cookies: false,
         source: None,
         tls: None,
         doh: None,

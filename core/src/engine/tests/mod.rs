@@ -3,6 +3,7 @@
 mod audit;
 mod chain;
 mod client_edns;
+mod client_subnet;
 mod exchanges;
 mod forwarding;
 mod harness;
@@ -17,3 +18,4 @@ mod random;
 mod replies;
 mod special;
 mod streams;
+mod upstream_edns;
