@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::cache::TtlBounds;
 use crate::handle::ListenerId;
-use crate::policy::{Acl, Blocklist, Hosts};
+use crate::policy::{Acl, Blocklist, Discovery, Hosts};
 use crate::time::Duration;
 use crate::transport::Transport;
 use crate::upstream::Routes;
@@ -96,8 +96,8 @@ pub struct ListenSettings {
     pub proxy_protocol_from: Acl,
     /// Whose `Forwarded` and `X-Forwarded-For` headers are believed.
     pub trusted_proxies: Acl,
-    /// Under which name encrypted listeners are announced (RFC 9462), if they are.
-    pub ddr: Option<Name>,
+    /// How encrypted listeners are announced (RFC 9462), if they are.
+    pub ddr: Option<Arc<Discovery>>,
 }
 
 impl ListenSettings {

@@ -12,13 +12,16 @@ use crate::engine::Shared;
 use crate::limits::{MESSAGE_OCTETS, NAME_OCTETS};
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
-use crate::policy::{Acl, Hosts, HostsAnswer, Reason, fold, special};
+use crate::policy::{
+    Acl, DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, FIREFOX_CANARY, Hosts, HostsAnswer, Reason, fold,
+    special,
+};
 use crate::proxy;
 use crate::time::Instant;
 use crate::wire::{
     Asker, ClientSubnet, Flags, LocalData, LocalRecord, MalformedSubnet, Owner, QueryView, Rcode,
-    RecordClass, RecordType, Rejected, ReplySettings, local_soa, write_answer, write_local,
-    write_rcode,
+    RecordClass, RecordType, Rejected, ReplySettings, local_soa, local_zone_soa, write_answer,
+    write_local, write_rcode,
 };
 
 /// Who asks, and over what.
@@ -273,7 +276,7 @@ impl Desk<'_> {
         found
     }
 
-    /// What is never forwarded: special names that no zone routes, and ANY.
+    /// What is never forwarded: our own designation, special names that no zone routes, and ANY.
     fn kept_home(
         &self,
         key: &Key,
@@ -281,8 +284,40 @@ impl Desk<'_> {
         asker: Asker<'_>,
         reply: &mut [u8],
     ) -> Option<Answered> {
-        self.special_name(key, record_type, asker, reply)
+        self.designation(key, record_type, asker, reply)
+            .or_else(|| self.canary(key, asker, reply))
+            .or_else(|| self.special_name(key, record_type, asker, reply))
             .or_else(|| (record_type == RecordType::ANY).then(|| self.minimal_any(asker, reply)))
+    }
+
+    /// Which encrypted listeners of ours serve the same as this one does (RFC 9462 section 4).
+    fn designation(
+        &self,
+        key: &Key,
+        record_type: RecordType,
+        asker: Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        let discovery = self.snapshot.listen.ddr.as_ref()?;
+        let is_asked = matches!(record_type, RecordType::SVCB | RecordType::ANY);
+        if !is_asked || key.name() != DISCOVERY_NAME || discovery.is_empty() {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        let (records, settings) = (discovery.records(), self.settings());
+        let len = write_local(reply, &asker, settings, Rcode::NOERROR, &records, &[], None);
+        Some((len, Rcode::NOERROR, Reason::SpecialName))
+    }
+
+    /// The name that does not exist where Firefox is to stay with us.
+    fn canary(&self, key: &Key, asker: Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
+        if !self.snapshot.routing.firefox_canary || key.name() != FIREFOX_CANARY {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        let soa = [local_zone_soa(FIREFOX_CANARY, DISCOVERY_TTL_SECONDS)];
+        let len = write_local(reply, &asker, self.settings(), Rcode::NXDOMAIN, &[], &soa, None);
+        Some((len, Rcode::NXDOMAIN, Reason::SpecialName))
     }
 
     fn special_name(
@@ -292,11 +327,10 @@ impl Desk<'_> {
         asker: Asker<'_>,
         reply: &mut [u8],
     ) -> Option<Answered> {
-        if !self.snapshot.routing.special_names {
-            return None;
-        }
         let name = special(key.name())?;
-        if name.is_parents(record_type) || self.snapshot.routes.is_routed(key.name()) {
+        let is_routed = || self.snapshot.routes.is_routed(key.name());
+        let stays = || self.snapshot.routing.special_names && !is_routed();
+        if name.is_parents(record_type) || !(name.is_never_forwarded() || stays()) {
             return None;
         }
         self.counters.count(Counter::SpecialAnswers);

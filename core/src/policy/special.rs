@@ -16,6 +16,9 @@ use crate::wire::{
 /// for empty zones, and the others change as rarely.
 const TTL_SECONDS: u32 = 10_800;
 
+/// The zone of resolvers' discovery (RFC 9462 section 6.4).
+const RESOLVER_ARPA: &[u8] = b"\x08resolver\x04arpa\0";
+
 /// A special name: its zone, and what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Special<'a> {
@@ -62,9 +65,9 @@ pub fn special(lower_name: &[u8]) -> Option<Special<'_>> {
             apex @ b"\x04home\x04arpa\0" => {
                 Some(Special { apex, content: in_empty_zone(lower_name, apex) })
             }
-            // RFC 9462 section 6.4: nobody is designated here, and names below are NODATA, not
-            // NXDOMAIN.
-            apex @ b"\x08resolver\x04arpa\0" => {
+            // RFC 9462 section 6.4: names below are NODATA, not NXDOMAIN. Who is designated is known
+            // elsewhere.
+            apex if apex == RESOLVER_ARPA => {
                 let at_apex = lower_name == apex;
                 let content =
                     if at_apex { SpecialContent::Apex } else { SpecialContent::NoRecords };
@@ -91,6 +94,13 @@ impl<'a> Special<'a> {
             | SpecialContent::LoopbackAddresses
             | SpecialContent::LoopbackPointer => false,
         }
+    }
+
+    /// Whether it stays here whatever is configured: what another resolver says of itself would send
+    /// clients there, to a certificate that is not for us (RFC 9462 section 6.1).
+    #[must_use]
+    pub fn is_never_forwarded(&self) -> bool {
+        self.apex == RESOLVER_ARPA
     }
 
     /// The rcode of every answer about the name.
@@ -421,6 +431,17 @@ mod tests {
         for kept in ["a.10.in-addr.arpa", "test", "localhost", "_dns.resolver.arpa"] {
             let kept = wire(kept);
             assert!(!special(&kept).expect("special").is_parents(RecordType::DS));
+        }
+    }
+
+    #[test]
+    fn only_resolver_arpa_is_never_forwarded_rfc_9462_section_6_1() {
+        for zone in zones() {
+            for name in [zone.clone(), format!("_dns.{zone}")] {
+                let name = wire(&name);
+                let never = special(&name).expect("special").is_never_forwarded();
+                assert_eq!(never, zone == "resolver.arpa", "{zone}");
+            }
         }
     }
 

@@ -81,6 +81,21 @@ fn without_their_keys_there_is_nothing_encrypted() {
 }
 
 #[test]
+fn encrypted_listeners_are_announced_under_a_name() {
+    let loaded = load(&listening(&format!("dot = ':853', ddr = 'dns.Example', {TLS}")));
+    let discovery = loaded.snapshot.listen.ddr.expect("is on");
+    assert_eq!(
+        (discovery.name().to_string().as_str(), discovery.records().len()),
+        ("dns.example.", 1)
+    );
+    let text = listening(&format!("dot = ':0', ddr = 'dns.example', {TLS}"));
+    let loaded = FakeHost::new().load(&text).expect("loads");
+    let expected = "etc/test.lua:2: listen.ddr: \"dns.example\" announces nothing: the system \
+        chooses the ports of its listeners";
+    assert_eq!(warnings(&loaded), [expected]);
+}
+
+#[test]
 fn proxies_are_networks() {
     let loaded = load(&listening(
         "doh_plain = ':80', proxy_protocol_from = { '192.0.2.0/24', '::1' }, \
@@ -198,12 +213,12 @@ fn dns_over_tls_upstreams() {
         };
         assert_eq!(tls(&one), expected, "{addr}");
     }
-    let one = only_upstream(load(&upstream(
+    let all_ones = format!("sha256/{}8=", "/".repeat(42));
+    let one = only_upstream(load(&upstream(&format!(
         "protocol = 'DoT', addr = '192.0.2.1:853', source_addr = '::ffff:192.0.2.9', \
-         tls_server_name = 'Dns.Example.', tls_ca_file = './ca.pem', tls_pin_sha256 = { \
-         'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=', \
-         'sha256//////////////////////////////////////////8=' }",
-    )));
+         tls_server_name = 'Dns.Example.', tls_ca_file = './ca.pem', tls_pin_sha256 = {{ \
+         'AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=', '{all_ones}' }}"
+    ))));
     let expected = UpstreamTls {
         alpn: Alpn::Dot,
         server_name: "dns.example".to_owned(),

@@ -1,6 +1,7 @@
 //! `listen`: sockets and the limits of clients' connections.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::super::Host;
 use super::super::reader::{Item, Section};
@@ -10,7 +11,7 @@ use super::super::vm::resolve;
 use super::policy::networks;
 use super::{address, encrypted};
 use crate::config::schema::settings::MILLIS;
-use crate::policy::Acl;
+use crate::policy::{Acl, Discovery};
 use crate::transport::Transport;
 use crate::wire::Name;
 
@@ -34,6 +35,7 @@ pub(super) fn read(mut section: Section<'_>, host: &dyn Host, folder: &str) -> L
     }
     let metrics = metrics(&mut section, &listeners);
     let tls = tls(&mut section, &listeners, folder);
+    let doh_path = doh_path(&mut section);
     let settings = ListenSettings {
         metrics,
         read_timeout: section.millis("read_timeout_ms", MILLIS, 2_000),
@@ -51,14 +53,14 @@ pub(super) fn read(mut section: Section<'_>, host: &dyn Host, folder: &str) -> L
             64,
         ),
         tls,
-        doh_path: doh_path(&mut section),
         proxy_protocol_from: proxies(&mut section, "proxy_protocol_from", None),
         trusted_proxies: proxies(
             &mut section,
             "trusted_proxies",
             (!listeners.have(Transport::Doh)).then_some("listen.doh or listen.doh_plain"),
         ),
-        ddr: ddr(&mut section, &listeners),
+        ddr: ddr(&mut section, &listeners, &doh_path),
+        doh_path,
         sockets: listeners.sockets,
     };
     section.finish();
@@ -288,18 +290,23 @@ fn proxies(section: &mut Section<'_>, key: &'static str, lacks: Option<&str>) ->
 }
 
 /// Reads `ddr`: the name under which encrypted listeners are announced.
-fn ddr(section: &mut Section<'_>, listeners: &Listeners) -> Option<Name> {
+fn ddr(section: &mut Section<'_>, listeners: &Listeners, doh_path: &str) -> Option<Arc<Discovery>> {
     const EXPECTED: &str = "a host name that the certificate is for";
     let item = section.item("ddr").filter(|item| !item.is_off())?;
-    let text = item.word(EXPECTED)?;
-    let name = Name::parse(text).ok().filter(|name| encrypted::host_name(name).is_some());
-    if name.is_none() {
+    let name = Name::parse(item.word(EXPECTED)?).ok();
+    let Some(name) = name.filter(|name| encrypted::host_name(name).is_some()) else {
         return item.wrong(EXPECTED);
+    };
+    let encrypted = listeners.sockets.iter().filter(|socket| socket.tls);
+    let encrypted: Vec<_> = encrypted.map(|socket| (socket.transport, socket.addr)).collect();
+    if encrypted.is_empty() {
+        return item.wrong_because("has nothing to announce", "listen.dot or listen.doh beside it");
     }
-    if listeners.encrypted_key().is_none() {
-        item.error("has nothing to announce", "listen.dot or listen.doh beside it");
+    let discovery = Discovery::new(name, &encrypted, doh_path);
+    if discovery.is_empty() {
+        item.warning("announces nothing: the system chooses the ports of its listeners");
     }
-    name
+    Some(Arc::new(discovery))
 }
 
 /// The variable counts more than the file; an empty one is as good as none.

@@ -4,6 +4,7 @@ mod audit;
 mod chain;
 mod client_edns;
 mod client_subnet;
+mod discovery;
 mod exchanges;
 mod forwarding;
 mod harness;

@@ -19,14 +19,14 @@ fn one() -> Snapshot {
     snapshot(vec![upstream("one", UpstreamProtocol::Udp)])
 }
 
-fn switched_off() -> Snapshot {
+pub(super) fn switched_off() -> Snapshot {
     let mut snapshot = one();
     snapshot.routing.special_names = false;
     snapshot
 }
 
 /// One upstream for everything, one for this zone.
-fn routed(zone: &str) -> Snapshot {
+pub(super) fn routed(zone: &str) -> Snapshot {
     let mut snapshot = snapshot(vec![
         upstream("one", UpstreamProtocol::Udp),
         upstream("two", UpstreamProtocol::Udp),
@@ -35,7 +35,7 @@ fn routed(zone: &str) -> Snapshot {
     snapshot
 }
 
-fn typed(name: &str, record_type: RecordType) -> Vec<u8> {
+pub(super) fn typed(name: &str, record_type: RecordType) -> Vec<u8> {
     let mut message = query(1, name);
     let at = message.len() - 4;
     message[at..at + 2].copy_from_slice(&record_type.0.to_be_bytes());
@@ -48,7 +48,7 @@ fn in_class(mut message: Vec<u8>, class: u16) -> Vec<u8> {
     message
 }
 
-fn without_rd(mut message: Vec<u8>) -> Vec<u8> {
+pub(super) fn without_rd(mut message: Vec<u8>) -> Vec<u8> {
     message[2] &= !1;
     message
 }
@@ -62,10 +62,10 @@ fn with_opt(mut message: Vec<u8>, option: u8) -> Vec<u8> {
 
 /// What a client sees: rcode, answers, authority, as "name type data" with TTLs where they are told.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    rcode: u16,
-    answers: Vec<String>,
-    authority: Vec<String>,
+pub(super) struct Seen {
+    pub(super) rcode: u16,
+    pub(super) answers: Vec<String>,
+    pub(super) authority: Vec<String>,
 }
 
 fn seen(octets: &[u8]) -> Seen {
@@ -87,23 +87,23 @@ fn seen(octets: &[u8]) -> Seen {
 }
 
 /// Asks and gets the answer at once, with nothing sent upstream.
-fn kept(world: &mut World, message: &[u8]) -> Seen {
+pub(super) fn kept(world: &mut World, message: &[u8]) -> Seen {
     world.ask(message);
     assert!(world.queries.is_empty(), "sent upstream");
     seen(&world.replies.pop_front().expect("an answer at once"))
 }
 
-fn negative(rcode: u16, zone: &str) -> Seen {
+pub(super) fn negative(rcode: u16, zone: &str) -> Seen {
     let soa = format!("{zone} 10800 SOA {zone} nobody.invalid. 1 3600 1200 604800 10800");
     Seen { rcode, answers: vec![], authority: vec![soa] }
 }
 
-fn positive(answers: &[&str]) -> Seen {
+pub(super) fn positive(answers: &[&str]) -> Seen {
     let answers = answers.iter().map(|&answer| answer.to_owned()).collect();
     Seen { rcode: NOERROR, answers, authority: vec![] }
 }
 
-fn assert_forwarded(world: &mut World, message: &[u8]) {
+pub(super) fn assert_forwarded(world: &mut World, message: &[u8]) {
     world.ask(message);
     assert!(world.replies.is_empty(), "answered at once");
     let (socket, sent) = world.queries.pop_front().expect("a query upstream");
