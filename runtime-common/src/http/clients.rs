@@ -13,6 +13,7 @@ use balancedns_core::limits::EXCHANGES_PER_CLIENT_CONN;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 
@@ -28,6 +29,10 @@ use crate::worker::{Adapter, Worker};
 
 /// How a connection over HTTP/2 begins (RFC 9113 section 3.4), as far as no HTTP/1.1 request does.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Octets of a request that are read after it was refused: as many as a client sends that takes a
+/// zone for a message, and not more than a moment's worth.
+const READ_IN_VAIN_OCTETS: usize = 1 << 20;
 
 /// Serves a client until its connection has ended. The protocol is what ALPN has settled; behind a
 /// proxy without TLS it is told by the first octets.
@@ -48,14 +53,15 @@ pub(crate) async fn serve<A: Adapter, S: Octets + Unpin + 'static>(
     };
     let io = Io::new(stream, first.into(), worker.memory());
     let failure = io.failure();
-    let service = Answering { worker: Rc::clone(worker), conn: Rc::clone(conn) };
+    let beside = Beside::default();
+    let (answering, to) = (Rc::clone(worker), Rc::clone(conn));
+    let service = Answering { worker: answering, conn: to, beside: beside.clone() };
     if is_http2 {
-        let beside = Beside::default();
         let http = http2_settings(beside.clone()).serve_connection(io, service);
         drive(worker, conn, Driver::new(http, beside), &failure).await;
     } else {
         let http = http1_settings().serve_connection(io, service);
-        drive(worker, conn, Driver::new(http, Beside::default()), &failure).await;
+        drive(worker, conn, Driver::new(http, beside), &failure).await;
     }
 }
 
@@ -147,6 +153,7 @@ async fn drive<A: Adapter, C: Http>(
 struct Answering<A> {
     worker: Rc<Worker<A>>,
     conn: Rc<Conn>,
+    beside: Beside,
 }
 
 impl<A: Adapter> Service<Request<Incoming>> for Answering<A> {
@@ -155,7 +162,8 @@ impl<A: Adapter> Service<Request<Incoming>> for Answering<A> {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refused>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(answer(Rc::clone(&self.worker), Rc::clone(&self.conn), request))
+        let Self { worker, conn, beside } = self;
+        Box::pin(answer(Rc::clone(worker), Rc::clone(conn), beside.clone(), request))
     }
 }
 
@@ -168,6 +176,7 @@ struct Refused;
 async fn answer<A: Adapter>(
     worker: Rc<Worker<A>>,
     conn: Rc<Conn>,
+    beside: Beside,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing<A>>, Refused> {
     let (head, mut body) = request.into_parts();
@@ -199,10 +208,26 @@ async fn answer<A: Adapter>(
         }
     });
     let (head, octets) = response.await?.into_parts();
+    if reading && !body.is_end_stream() {
+        beside.execute(read_in_vain(body));
+    }
     // None at all is sent as soon as it is made.
     let octets = Some(octets).filter(|octets| !octets.is_empty() && !is_head);
     open.is_sent = octets.is_none();
     Ok(Response::from_parts(head, Outgoing { octets, open }))
+}
+
+/// Reads what is left of a request that is refused already. A stream that is reset, or a connection
+/// that is closed, while its client still sends can take the answer with it.
+async fn read_in_vain(mut body: Incoming) {
+    let mut left = READ_IN_VAIN_OCTETS;
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let octets = frame.into_data().map_or(0, |octets| octets.len());
+        match left.checked_sub(octets) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }
 
 /// An exchange that the engine knows. Reset by being dropped.
