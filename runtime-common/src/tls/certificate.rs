@@ -62,7 +62,7 @@ impl Identity {
     }
 
     /// Shows clients what the files hold now, from their next handshake on.
-    fn renew(&self) -> Result<(), String> {
+    pub(super) fn renew(&self) -> Result<(), String> {
         let shown = load(&self.files, &default_provider(), unix_now())?;
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())

@@ -6,6 +6,10 @@
 //! on their use), ALPN (RFC 7301).
 
 mod certificate;
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::collections::HashMap;
