@@ -15,6 +15,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, SliceReader};
+use x509_cert::time::Validity;
 
 use crate::clock::unix_now;
 use crate::host::explained;
@@ -102,13 +103,9 @@ fn load(files: &ListenTls, provider: &CryptoProvider, now: Duration) -> Result<S
     Ok(Shown { key: Arc::new(key), expiry })
 }
 
-/// Until when a certificate is valid, if it is now.
+/// When a certificate that is valid now expires.
 fn validity(certificate: &CertificateDer<'_>, now: Duration) -> Result<Duration, String> {
-    // Whatever follows the certificate in its PEM block is no concern of the date.
-    let parsed =
-        SliceReader::new(certificate).and_then(|mut reader| Certificate::decode(&mut reader));
-    let parsed = parsed.map_err(|error| format!("not a certificate: {error}"))?;
-    let validity = parsed.tbs_certificate().validity();
+    let validity = validity_of(certificate)?;
     let (from, to) = (validity.not_before, validity.not_after);
     if to.to_unix_duration() < now {
         return Err(format!("the certificate has expired at {to}"));
@@ -117,6 +114,15 @@ fn validity(certificate: &CertificateDer<'_>, now: Duration) -> Result<Duration,
         return Err(format!("the certificate is not valid before {from}"));
     }
     Ok(to.to_unix_duration())
+}
+
+/// From when until when a certificate is valid.
+pub(super) fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity, String> {
+    // Whatever follows the certificate in its PEM block is no concern of the date.
+    let parsed =
+        SliceReader::new(certificate).and_then(|mut reader| Certificate::decode(&mut reader));
+    let parsed = parsed.map_err(|error| format!("not a certificate: {error}"))?;
+    Ok(*parsed.tbs_certificate().validity())
 }
 
 /// Why a file yields no PEM, in words for the operator.

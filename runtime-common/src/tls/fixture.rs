@@ -44,6 +44,18 @@ impl Authority {
         Self { issuer, folder: tempfile::tempdir().expect("creates") }
     }
 
+    /// What `openssl req -x509` makes: signed by itself, and an authority.
+    pub(crate) fn self_signed((from, to): Years) -> Issued {
+        let mut params = CertificateParams::new([HOST.to_owned()]).expect("valid");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        let key = KeyPair::generate().expect("generates");
+        let cert = params.self_signed(&key).expect("signs").pem();
+        let pin = digest(&rcgen::PublicKeyData::subject_public_key_info(&key));
+        Issued { cert, key: key.serialize_pem(), pin }
+    }
+
     pub(crate) fn issue(&self, (from, to): Years) -> Issued {
         let mut params = CertificateParams::new([HOST.to_owned()]).expect("valid");
         params.not_before = date_time_ymd(from, 1, 1);

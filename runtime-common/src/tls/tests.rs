@@ -197,9 +197,14 @@ fn verified(
 ) -> Result<(), TlsFailure> {
     let issued = authority.issue(years);
     let settings = settings(&issued);
+    verified_as(&issued, &settings)
+}
+
+/// What an upstream of these settings makes of a server with this certificate.
+fn verified_as(issued: &Issued, settings: &UpstreamTls) -> Result<(), TlsFailure> {
     let provider = Arc::new(default_provider());
-    let server = server_with(&issued, &[settings.alpn.id()]);
-    let upstream = UpstreamClient::new(&settings, &provider).expect("usable");
+    let server = server_with(issued, &[settings.alpn.id()]);
+    let upstream = UpstreamClient::new(settings, &provider).expect("usable");
     let mut client =
         ClientConnection::new(Arc::clone(&upstream.config), upstream.name).expect("valid");
     let mut server = ServerConnection::new(server).expect("valid");
@@ -263,6 +268,24 @@ fn upstreams_are_who_they_should_be() {
     assert_eq!(verified(VALID, &pinned(&Trust::Anybody, false)), Err(TlsFailure::WrongPin));
     let anybody = |_: &Issued| settings(Trust::Anybody, Vec::new(), "other.example");
     assert_eq!(verified((2020, 2021), &anybody), Ok(()));
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_if_it_is_listed_itself() {
+    let folder = Authority::new();
+    for (years, name, expected) in [
+        (VALID, HOST, Ok(())),
+        (VALID, "other.example", Err(TlsFailure::WrongName)),
+        ((2020, 2021), HOST, Err(TlsFailure::Expired)),
+        ((2150, 2200), HOST, Err(TlsFailure::NotYetValid)),
+    ] {
+        let issued = Authority::self_signed(years);
+        let listed = Trust::File(folder.file("own.pem", &issued.cert));
+        assert_eq!(verified_as(&issued, &settings(listed.clone(), Vec::new(), name)), expected);
+        let another = Authority::self_signed(years);
+        let refused = verified_as(&another, &settings(listed, Vec::new(), name));
+        assert!(refused.is_err(), "another one of the same name");
+    }
 }
 
 #[test]

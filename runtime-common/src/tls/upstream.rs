@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use balancedns_core::config::{Trust, UpstreamTls};
+use balancedns_core::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -16,7 +17,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::certificate::pem_explained;
+use super::certificate::{pem_explained, validity_of};
 
 /// Tickets kept for new sessions with the addresses of one upstream: a few for each connection of
 /// each worker.
@@ -45,7 +46,7 @@ impl UpstreamClient {
             format!("tls_server_name {:?}: not a host name or IP address", settings.server_name)
         })?;
         let verifier = UpstreamVerifier {
-            issuers: issuers(&settings.trust, provider)?,
+            trusted: Trusted::new(&settings.trust, provider)?,
             pins: settings.pins.clone(),
             provider: Arc::clone(provider),
         };
@@ -62,20 +63,55 @@ impl UpstreamClient {
     }
 }
 
-/// The check of whom a certificate was signed by, for what, and until when. None: by anybody.
-fn issuers(
-    trust: &Trust,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<WebPkiServerVerifier>>, String> {
-    let roots = match trust {
-        Trust::System => system_roots()?,
-        Trust::File(path) => roots_of_file(path)?,
-        Trust::Anybody => return Ok(None),
-    };
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map(Some)
-        .map_err(|error| format!("cannot set up TLS: {error}"))
+/// Who may have signed a certificate.
+#[derive(Debug)]
+struct Trusted {
+    issuers: Arc<WebPkiServerVerifier>,
+    /// Certificates that the operator has listed: one of them may be the server's own.
+    listed: Vec<CertificateDer<'static>>,
+}
+
+impl Trusted {
+    /// None: anybody may.
+    fn new(trust: &Trust, provider: &Arc<CryptoProvider>) -> Result<Option<Self>, String> {
+        let (roots, listed) = match trust {
+            Trust::System => (system_roots()?, Vec::new()),
+            Trust::File(path) => roots_of_file(path)?,
+            Trust::Anybody => return Ok(None),
+        };
+        let provider = Arc::clone(provider);
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map(|issuers| Some(Self { issuers, listed }))
+            .map_err(|error| format!("cannot set up TLS: {error}"))
+    }
+
+    /// A server's own certificate that signs itself is what `openssl req -x509` makes: an authority,
+    /// which is not taken for a server's. Listed by the operator it is trusted nevertheless, for its
+    /// name and as long as it is valid.
+    fn check_listed(
+        &self,
+        certificate: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+        refused: rustls::Error,
+    ) -> Result<(), rustls::Error> {
+        let is_other =
+            matches!(refused, rustls::Error::InvalidCertificate(CertificateError::Other(_)));
+        if !is_other || !self.listed.contains(certificate) {
+            return Err(refused);
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
+        let validity = validity_of(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let now = Duration::from_secs(now.as_secs());
+        if now > validity.not_after.to_unix_duration() {
+            return Err(CertificateError::Expired.into());
+        }
+        if now < validity.not_before.to_unix_duration() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        Ok(())
+    }
 }
 
 /// Those of `SSL_CERT_FILE` and `SSL_CERT_DIR` where they are set, else where distributions keep
@@ -94,19 +130,19 @@ fn system_roots() -> Result<RootCertStore, String> {
     ))
 }
 
-fn roots_of_file(path: &str) -> Result<RootCertStore, String> {
+fn roots_of_file(path: &str) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let failed = |why: String| format!("tls_ca_file {path}: {why}");
     let certificates = CertificateDer::pem_file_iter(Path::new(path))
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| failed(pem_explained(&error)))?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| failed(format!("unusable: {error}")))?;
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| failed(format!("unusable: {error}")))?;
     }
     if roots.is_empty() {
         return Err(failed("no certificate in it, expected PEM".to_owned()));
     }
-    Ok(roots)
+    Ok((roots, certificates))
 }
 
 /// Whether a certificate was refused for its key.
@@ -124,7 +160,7 @@ struct WrongPin;
 /// pins.
 #[derive(Debug)]
 struct UpstreamVerifier {
-    issuers: Option<Arc<WebPkiServerVerifier>>,
+    trusted: Option<Trusted>,
     pins: Vec<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
@@ -152,14 +188,12 @@ impl ServerCertVerifier for UpstreamVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(issuers) = &self.issuers {
-            issuers.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            )?;
+        if let Some(trusted) = &self.trusted {
+            trusted
+                .issuers
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .map(drop)
+                .or_else(|refused| trusted.check_listed(end_entity, server_name, now, refused))?;
         }
         self.check_pins(end_entity)?;
         Ok(ServerCertVerified::assertion())
