@@ -2,18 +2,24 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 
+use balancedns_core::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Octets of a UDP listener's buffers, each way: bursts wait here while a worker is busy. The
 /// system's own limit may be lower.
 const LISTENER_BUFFER_OCTETS: usize = 1 << 20;
 /// Connections that wait to be accepted. The system's own limit may be lower.
 const BACKLOG: i32 = 1024;
+
+/// For how long what was sent to an upstream may go without an acknowledgement: a few retransmissions,
+/// and less than the usual time of an attempt.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(1_500);
 
 /// How listening sockets share their address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +148,17 @@ pub fn upstream_tcp(remote: SocketAddr, source: Option<IpAddr>) -> io::Result<Tc
         Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
         _ => Ok(socket.into()),
     }
+}
+
+/// What a stream to an upstream gets once it is there: an end as soon as the other host no longer
+/// acknowledges what is sent. It has gone then without a word (a router forgot the connection, a machine
+/// lost its power), which is something else than taking long to answer, and what was asked there can
+/// be asked elsewhere in time.
+///
+/// # Errors
+/// The system does not know the option.
+pub fn notice_silence(stream: &impl AsFd) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
 /// A non-blocking socket of the address's family that may be bound to an address which the machine

@@ -93,6 +93,7 @@ pub(crate) async fn connect(
 ) -> io::Result<Stream<TcpStream>> {
     let stream = Async::new_nonblocking(socket::upstream_tcp(remote, source)?)?;
     stream.write_with(connected).await?;
+    socket::notice_silence(&stream)?;
     Ok(Stream(stream.into()))
 }
 

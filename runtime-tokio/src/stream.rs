@@ -95,10 +95,11 @@ pub(crate) async fn connect(
 ) -> io::Result<Stream<TcpStream>> {
     let stream = TcpStream::from_std(socket::upstream_tcp(remote, source)?)?;
     stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(Stream(stream)),
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
     }
+    socket::notice_silence(&stream)?;
+    Ok(Stream(stream))
 }
 
 /// Does a client's TLS handshake.
