@@ -13,7 +13,7 @@
 //! * [`wire`]: views of messages, and the one place that assembles replies.
 //! * [`cache`]: answers, shared by all workers; [`policy`]: who may ask, what is blocked or local;
 //!   [`upstream`]: which upstream serves which zone.
-//! * [`proxy`]: for whom a proxy speaks.
+//! * [`proxy`], [`forwarded`]: for whom a proxy speaks.
 //! * [`supervisor`], [`admin`], [`exposition`]: health, restarts and metrics, as plain values too.
 //! * [`time`], [`timers`], [`handle`], [`transport`], [`rng`], [`hash`], [`batch`], [`metrics`]: what all of it
 //!   stands on. [`limits`] is the table of every bound.
@@ -94,6 +94,7 @@ mod conn;
 mod doh;
 pub mod engine;
 pub mod exposition;
+pub mod forwarded;
 pub mod handle;
 pub mod hash;
 pub mod limits;

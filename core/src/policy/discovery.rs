@@ -151,12 +151,12 @@ mod tests {
 
     /// The records as an independent implementation reads them.
     fn shown(listeners: &[(Transport, SocketAddr)]) -> Vec<String> {
-        let read = |binding: &Box<[u8]>| {
+        let read = |binding: &[u8]| {
             let length = u16::try_from(binding.len()).expect("short").to_be_bytes();
             let record = [&[0, 0, 64, 0, 1, 0, 0, 0, 0], &length[..], binding].concat();
             Record::from_bytes(&record).expect("valid").data.to_string()
         };
-        discovery(listeners).bindings.iter().map(read).collect()
+        discovery(listeners).bindings.iter().map(|binding| read(binding)).collect()
     }
 
     #[test]

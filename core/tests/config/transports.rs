@@ -228,6 +228,19 @@ fn dns_over_tls_upstreams() {
     assert_eq!((tls(&one), one.source), (expected, "192.0.2.9".parse().ok()));
 }
 
+/// The prefix of a pin is made of digits of base64, too.
+#[test]
+fn a_pin_may_begin_like_the_prefix() {
+    let pin = format!("sha256/{}A=", "A".repeat(35));
+    let keys = format!(
+        "protocol = 'dot', addr = '192.0.2.1:853', tls_pin_sha256 = {{ '{pin}', 'sha256/{pin}' }}"
+    );
+    let loaded = FakeHost::new().load(&upstream(&keys)).expect("loads");
+    assert_eq!(warnings(&loaded).len(), 1, "both are one pin");
+    let [pin] = tls(&only_upstream(loaded)).pins[..] else { panic!("one pin") };
+    assert_eq!(pin[..4], [0xb2, 0x16, 0xb6, 0xe7]);
+}
+
 #[test]
 fn dns_over_https_upstreams() {
     let one = only_upstream(load(&upstream(

@@ -20,6 +20,8 @@ pub(super) const DOH_URL: &str = "doh_url";
 const HTTPS_URL: &str = "an https url";
 /// What is expected of a name that a certificate is for.
 const CERTIFIED: &str = "a host name or an ip address";
+/// Characters of 32 octets in base64.
+const PIN_CHARS: usize = 44;
 /// Octets of the longest host name, without a dot at its end (RFC 1035 section 2.3.4).
 const HOST_NAME_OCTETS: usize = 253;
 /// Octets of the longest label (RFC 1035 section 2.3.4).
@@ -201,7 +203,9 @@ fn pinned(item: &Item<'_>) -> Vec<[u8; 32]> {
         let Some(text) = entry.word(EXPECTED) else {
             continue;
         };
-        let digits = text.strip_prefix("sha256/").unwrap_or(text);
+        // The digits of a pin may themselves begin like the prefix.
+        let rest = text.strip_prefix("sha256/").filter(|rest| rest.len() == PIN_CHARS);
+        let digits = rest.unwrap_or(text);
         let octets = BASE64.decode(digits.as_bytes()).ok();
         match octets.and_then(|octets| <[u8; 32]>::try_from(octets).ok()) {
             None => entry.error("is no pin", EXPECTED),
@@ -224,7 +228,7 @@ pub(super) fn source(section: &mut Section<'_>, remote: Option<SocketAddr>) -> O
     if ip.is_unspecified() || ip.is_multicast() {
         return item.wrong_because("is no address of one machine", "an ip address of this machine");
     }
-    if remote.is_some_and(|remote| remote.ip().to_canonical().is_ipv4() != ip.is_ipv4()) {
+    if remote.is_some_and(|remote| remote.is_ipv4() != ip.is_ipv4()) {
         let family = if ip.is_ipv4() { "an ipv6" } else { "an ipv4" };
         let expected = format!("{family} address, as the upstream's is");
         return item.wrong_because("is of another family than the upstream's address", &expected);
