@@ -190,8 +190,7 @@ fn lua_errors_have_their_line(world: &World) {
 
 fn missing_capabilities_are_refused(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let ended =
-        Settings::new().upstream(&upstream, r#"protocol = "dot""#).fail_on(world, free_port());
+    let ended = Settings::new().upstream(&upstream, "confined = true").fail_on(world, free_port());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("not available in this build"), "{}", ended.stderr);
 }
