@@ -38,7 +38,7 @@ fn every_shipped_configuration_loads_without_a_warning() {
             count += 1;
         }
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 10);
 }
 
 #[test]
