@@ -171,6 +171,12 @@ impl Conns {
         }
     }
 
+    /// The names of all.
+    #[cfg(test)]
+    pub(crate) fn handles(&self) -> Vec<ConnHandle> {
+        self.0.values().map(|conn| conn.handle()).collect()
+    }
+
     /// A connection that the engine knows.
     pub(crate) fn get(&self, handle: ConnHandle) -> Option<&Rc<Conn>> {
         self.0.get(handle)

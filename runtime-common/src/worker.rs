@@ -442,37 +442,4 @@ impl AcceptFailures {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    use super::*;
-    use crate::mailbox::mailbox;
-
-    fn poll<F: Future>(future: F) -> Poll<F::Output> {
-        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn without_a_control_thread_a_worker_is_stopped_once() {
-        let (sender, receiver) = mailbox();
-        let mut inbox = Inbox::new(receiver);
-        assert!(poll(inbox.next()).is_pending());
-        drop(sender);
-        assert!(matches!(poll(inbox.next()), Poll::Ready(Command::Stop)));
-        assert!(poll(inbox.next()).is_pending());
-    }
-
-    #[test]
-    fn only_failures_that_last_are_waited_for() {
-        let mut failures = AcceptFailures::default();
-        let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
-        assert_eq!(failures.pause_after(&gone), None);
-        assert!(!failures.warned);
-        let exhausted = io::Error::from_raw_os_error(24);
-        assert_eq!(failures.pause_after(&exhausted), Some(AcceptFailures::PAUSE));
-        assert!(failures.warned);
-        failures.clear();
-        assert!(!failures.warned);
-    }
-}
+mod tests;

@@ -141,7 +141,10 @@ async fn drive<A: Adapter, C: Http>(
     match ended.await {
         Ok(()) => worker.handle_ended(conn, driver.how_ended(failure)),
         Err(CloseMode::AfterWrites) => {
-            driver.conn().begin_shutdown();
+            if let Some(http) = driver.conn() {
+                http.begin_shutdown();
+            }
+            driver.rouse(); // what is not answered by now will not be
             let last = poll_fn(|context| driver.poll(context));
             A::timeout(worker.write_timeout(), last).await;
         }

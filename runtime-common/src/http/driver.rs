@@ -38,8 +38,9 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Beside {
 
 /// A connection, and what was put beside it. Whatever wakes one wakes the task that drives all.
 pub(super) struct Driver<C> {
-    /// In a box: it is large, and has to stay where it is.
-    conn: Pin<Box<C>>,
+    /// Gone once it has ended: what it holds keeps others from ending. In a box: it is large, and has
+    /// to stay where it is.
+    conn: Option<Pin<Box<C>>>,
     end: Option<hyper::Result<()>>,
     beside: Beside,
     running: FuturesUnordered<Work>,
@@ -47,24 +48,28 @@ pub(super) struct Driver<C> {
 
 impl<C: Future<Output = hyper::Result<()>>> Driver<C> {
     pub(super) fn new(conn: C, beside: Beside) -> Self {
-        Self { conn: Box::pin(conn), end: None, beside, running: FuturesUnordered::new() }
+        Self { conn: Some(Box::pin(conn)), end: None, beside, running: FuturesUnordered::new() }
     }
 
-    /// The connection itself.
-    pub(super) fn conn(&mut self) -> Pin<&mut C> {
-        self.conn.as_mut()
+    /// The connection itself, until its end.
+    pub(super) fn conn(&mut self) -> Option<Pin<&mut C>> {
+        self.conn.as_mut().map(Pin::as_mut)
+    }
+
+    /// Polls all that is beside the connection once more, woken or not.
+    pub(super) fn rouse(&mut self) {
+        self.running = std::mem::take(&mut self.running).into_iter().collect();
     }
 
     /// Ready when the connection itself is at its end.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.end.is_none() {
-                match self.conn.as_mut().poll(context) {
-                    Poll::Ready(end) => self.end = Some(end),
-                    Poll::Pending => {}
-                }
-            }
-            if self.end.is_some() {
+            let Some(conn) = &mut self.conn else {
+                return Poll::Ready(());
+            };
+            if let Poll::Ready(end) = conn.as_mut().poll(context) {
+                self.end = Some(end);
+                self.conn = None;
                 return Poll::Ready(());
             }
             let _left = self.poll_beside(context);

@@ -1,7 +1,6 @@
 //! Exchanges between the engine and the tasks of their connections.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -81,16 +80,4 @@ impl Exchanges {
     pub(crate) fn end_upstream(&mut self, handle: ExchangeHandle) -> bool {
         self.upstreams.remove(handle).is_some()
     }
-}
-
-/// Runs a future until the bell rings; none then.
-pub(super) async fn unless_rung<T>(bell: &Bell, future: impl Future<Output = T>) -> Option<T> {
-    let (mut rung, mut future) = (Box::pin(bell.rung()), Box::pin(future));
-    poll_fn(|context| {
-        if rung.as_mut().poll(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
 }

@@ -21,7 +21,7 @@ const IDLE_OCTETS: usize = 4_096;
 
 /// A stream with a buffer on its way out.
 #[derive(Debug)]
-pub(super) struct Io<S> {
+pub(crate) struct Io<S> {
     stream: S,
     /// Read before hyper was there.
     first: Bytes,
@@ -46,7 +46,7 @@ impl Failure {
 
 impl<S: Octets> Io<S> {
     /// Reads `first` before what comes from the stream.
-    pub(super) fn new(stream: S, first: Bytes, memory: Rc<RefCell<Box<[u8]>>>) -> Self {
+    pub(crate) fn new(stream: S, first: Bytes, memory: Rc<RefCell<Box<[u8]>>>) -> Self {
         Self { stream, first, kept: Vec::new(), sent: 0, memory, failure: Failure::default() }
     }
 

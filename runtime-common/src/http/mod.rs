@@ -13,6 +13,8 @@ mod upstreams;
 
 pub(crate) use clients::serve;
 pub(crate) use exchanges::{Answer, Exchanges};
+#[cfg(test)]
+pub(crate) use io::Io;
 pub(crate) use upstreams::{Requests, shake_hands};
 
 /// Octets of a request's or a response's headers. A name in a GET takes up to 400.

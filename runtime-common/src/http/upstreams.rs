@@ -19,7 +19,6 @@ use hyper::client::conn::http2::{self, Connection, SendRequest};
 use hyper::rt::Executor;
 
 use super::driver::{Beside, Driver};
-use super::exchanges::unless_rung;
 use super::io::{Failure, Io};
 use super::{CONN_WINDOW_OCTETS, HEADER_OCTETS, RESETS_OF_OURS, SEND_OCTETS, STREAM_WINDOW_OCTETS};
 use crate::bell::Bell;
@@ -87,6 +86,7 @@ impl<S: Octets + Unpin + 'static> Shaken<S> {
             Ok(()) => worker.handle_ended(conn, driver.how_ended(&failure)),
             Err(CloseMode::AfterWrites) => {
                 conn.end_requests();
+                driver.rouse(); // nobody waits for what is not answered by now
                 let last = poll_fn(|context| driver.poll_all(context));
                 A::timeout(worker.write_timeout(), last).await;
             }
@@ -111,7 +111,7 @@ impl Requests {
         drop(sender); // else the connection would count on more requests
         let woken = Rc::clone(&conn);
         self.beside.execute(async move {
-            match unless_rung(&cancelled, collected(response)).await {
+            match unless_given_up(&conn, &cancelled, collected(response)).await {
                 None => {}
                 Some(Ok(response)) => worker.exchange_answered(&conn, handle, &response),
                 Some(Err(why)) => {
@@ -122,6 +122,22 @@ impl Requests {
         });
         woken.wake();
     }
+}
+
+/// Runs an exchange until it is cancelled, or forgotten with its connection; none then.
+async fn unless_given_up<T>(
+    conn: &Conn,
+    cancelled: &Bell,
+    exchange: impl Future<Output = T>,
+) -> Option<T> {
+    let (mut rung, mut exchange) = (Box::pin(cancelled.rung()), Box::pin(exchange));
+    poll_fn(|context| {
+        if !conn.is_known() || rung.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        exchange.as_mut().poll(context).map(Some)
+    })
+    .await
 }
 
 /// The whole response, if it is no longer than a message can be.
