@@ -4,7 +4,7 @@
 //! function that is not listed is dead code, and so is a list that nobody collects: the compiler
 //! tells.
 
-use crate::harness::Transport;
+use crate::harness::Via;
 
 /// One behaviour of a daemon.
 #[derive(Debug)]
@@ -41,23 +41,32 @@ impl Case {
 /// The clients by which a behaviour is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clients {
-    /// It is the same for both transports, and runs once for each.
+    /// It is the same for all transports, and runs once for each.
+    All,
+    /// It is the same for datagrams and plain streams, and has no meaning, or one of its own, over
+    /// TLS and HTTP.
     Both,
+    /// It belongs to streams of messages, plain and in TLS.
+    Streams,
     /// It belongs to datagrams.
     Udp,
-    /// It belongs to streams.
+    /// It belongs to TCP.
     Tcp,
-    /// It is none of a client's, or needs clients of both transports at once.
+    /// It is none of a client's, or needs clients of several transports at once, or its own.
     Own,
 }
 
 impl Clients {
     /// The transports of its runs; `None` is a run whose case chooses its clients itself.
-    pub(crate) fn runs(self) -> &'static [Option<Transport>] {
+    pub(crate) fn runs(self) -> &'static [Option<Via>] {
         match self {
-            Self::Both => &[Some(Transport::Udp), Some(Transport::Tcp)],
-            Self::Udp => &[Some(Transport::Udp)],
-            Self::Tcp => &[Some(Transport::Tcp)],
+            Self::All => {
+                &[Some(Via::Udp), Some(Via::Tcp), Some(Via::Dot), Some(Via::Get), Some(Via::Post)]
+            }
+            Self::Both => &[Some(Via::Udp), Some(Via::Tcp)],
+            Self::Streams => &[Some(Via::Tcp), Some(Via::Dot)],
+            Self::Udp => &[Some(Via::Udp)],
+            Self::Tcp => &[Some(Via::Tcp)],
             Self::Own => &[None],
         }
     }
@@ -65,7 +74,9 @@ impl Clients {
     /// As it stands in the table of behaviours.
     pub(crate) fn text(self) -> &'static str {
         match self {
+            Self::All => "all",
             Self::Both => "UDP, TCP",
+            Self::Streams => "TCP, DoT",
             Self::Udp => "UDP",
             Self::Tcp => "TCP",
             Self::Own => "",
@@ -79,17 +90,18 @@ pub(crate) struct World {
     /// Path of the daemon's binary.
     pub(crate) daemon: &'static str,
     /// The transport of this run's clients.
-    pub(crate) transport: Option<Transport>,
+    pub(crate) transport: Option<Via>,
 }
 
 impl World {
     /// The transport of this run's clients, for a case that has any.
-    pub(crate) fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Via {
         self.transport.expect("a case that asks by the run's transport is declared with one")
     }
 }
 
-/// Declares the cases of a module: function, clients (`both`, `udp`, `tcp`, `own`), what it is a
+/// Declares the cases of a module: function, clients (`all`, `both`,
+/// `streams`, `udp`, `tcp`, `own`), what it is a
 /// behaviour of, and what happens. `alone` behind the clients keeps other cases away meanwhile;
 /// `pending "why"` at the end leaves a case out until its time.
 macro_rules! cases {
@@ -107,6 +119,8 @@ macro_rules! cases {
             body: $name,
         }),+];
     };
+    (@clients all) => { $crate::case::Clients::All };
+    (@clients streams) => { $crate::case::Clients::Streams };
     (@clients both) => { $crate::case::Clients::Both };
     (@clients udp) => { $crate::case::Clients::Udp };
     (@clients tcp) => { $crate::case::Clients::Tcp };

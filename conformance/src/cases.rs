@@ -91,10 +91,10 @@ mod tests {
     }
 
     #[test]
-    fn at_least_eighty_behaviours_run_over_udp_and_tcp() {
-        let both = |case: &&Case| case.clients == Clients::Both && case.pending.is_none();
-        let count = all().filter(both).count();
-        assert!(count >= 80, "{count}");
+    fn at_least_a_hundred_and_fifty_behaviours_run_over_every_transport() {
+        let every = |case: &&Case| case.clients == Clients::All && case.pending.is_none();
+        let count = all().filter(every).count();
+        assert!(count >= 150, "{count}");
     }
 
     #[test]

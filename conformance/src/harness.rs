@@ -1,5 +1,5 @@
 //! What every case stands on: the real daemon in a folder of its own, scripted upstream
-//! servers, and plain clients. Nothing in here knows the daemon's code: messages are built by hand
+//! servers, and clients of each transport. Nothing in here knows the daemon's code: messages are built by hand
 //! or by hickory-proto and decoded by hickory-proto.
 //!
 //! Nothing sleeps for a fixed time and hopes; whoever waits, waits for a condition until a
@@ -8,17 +8,24 @@
 mod client;
 mod daemon;
 mod dns;
+pub(crate) mod http;
+mod octets;
 mod process;
+pub(crate) mod proxy;
+mod secure;
+pub(crate) mod tls;
 mod upstream;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, TcpClient, Tried, UdpClient};
-pub(crate) use daemon::{Daemon, Running, Settings, Stderr, free_port, signal};
+pub(crate) use client::{Client, StreamClient, Tried, UdpClient, Via, framed};
+pub(crate) use daemon::{Daemon, Extra, Running, Settings, Stderr, free_port, signal};
 pub(crate) use dns::{
     AA_TC_RA, Query, Reply, Z, address, raw_record, record, set_count, soa, txt_of, wire,
 };
+pub(crate) use octets::{Door, Pushed};
 pub(crate) use process::{SERVE_UPSTREAM, UpstreamProcess, serve_upstream};
+pub(crate) use secure::{Counts, Secure};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 
 /// How long a test waits for what has to happen, far above what it takes on a busy machine.

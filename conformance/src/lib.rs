@@ -29,7 +29,7 @@ use std::thread;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use case::{Case, World};
-use harness::Transport;
+use harness::Via;
 
 /// Cases that run at once for each core: most of them wait for timers most of the time.
 const CASES_PER_CORE: usize = 3;
@@ -102,10 +102,13 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 impl Case {
     /// The name under which the case runs by this transport.
-    fn run_name(&self, transport: Option<Transport>) -> String {
+    fn run_name(&self, transport: Option<Via>) -> String {
         let prefix = match transport {
-            Some(Transport::Udp) => "udp::",
-            Some(Transport::Tcp) => "tcp::",
+            Some(Via::Udp) => "udp::",
+            Some(Via::Tcp) => "tcp::",
+            Some(Via::Dot) => "dot::",
+            Some(Via::Get) => "get::",
+            Some(Via::Post) => "post::",
             None => "",
         };
         format!("{prefix}{}", self.full_name())

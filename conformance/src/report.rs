@@ -9,10 +9,10 @@ use crate::cases;
 /// How many behaviours there are, whatever the number of transports and daemons.
 pub(crate) fn summary() -> String {
     let cases: Vec<_> = cases::all().filter(|case| case.pending.is_none()).collect();
-    let both = cases.iter().filter(|case| case.clients == Clients::Both).count();
+    let all = cases.iter().filter(|case| case.clients == Clients::All).count();
     let runs: usize = cases.iter().map(|case| case.clients.runs().len()).sum();
     format!(
-        "{} distinct behaviours, {both} of them over both UDP and TCP: {runs} runs per daemon",
+        "{} distinct behaviours, {all} of them over UDP, TCP, DoT and DoH: {runs} runs per daemon",
         cases.len()
     )
 }

@@ -10,13 +10,13 @@ cases! {
         "every metric has its help and its type, and appears under them only";
     counters_move, own, "http /metrics",
         "counters count: queries, transports, rcodes, latency";
-    queries_are_conserved, both, "http /metrics",
+    queries_are_conserved, all, "http /metrics",
         "each query ends as one reply or one counted drop";
     health_pages_have_their_shape, own, "http /healthz, http /readyz, http /statusz",
         "the health pages have their fields; components come sorted by name";
     unknown_pages_are_404, own, "http /",
         "other pages do not exist";
-    metrics_hold_no_names, both, "http /metrics",
+    metrics_hold_no_names, all, "http /metrics",
         "names of clients' queries never become labels";
 }
 

@@ -10,39 +10,39 @@ use crate::case::World;
 use crate::harness::{Asked, Query, Reply, Settings, Upstream, address, until};
 
 cases! {
-    second_answer_is_a_hit, both, "RFC 1034 5.3.3",
+    second_answer_is_a_hit, all, "RFC 1034 5.3.3",
         "the second of two equal questions is not asked upstream";
     transports_share_the_cache, own, "RFC 1034 5.3.3",
         "what was asked by one transport is kept for the other";
-    disabled_cache_keeps_nothing, both, "config cache.enabled",
+    disabled_cache_keeps_nothing, all, "config cache.enabled",
         "a cache that is switched off keeps nothing";
-    ttls_age, both, "RFC 1034 3.6",
+    ttls_age, all, "RFC 1034 3.6",
         "TTLs count down while an answer is kept, for all of its records";
-    answers_expire, both, "RFC 1035 3.2.1",
+    answers_expire, all, "RFC 1035 3.2.1",
         "an answer is used as long as its TTL, then asked again";
-    smallest_ttl_decides, both, "RFC 2181 5.2",
+    smallest_ttl_decides, all, "RFC 2181 5.2",
         "the record that lives shortest decides for all of the answer";
-    floor_under_ttls, both, "config cache.min_ttl_seconds",
+    floor_under_ttls, all, "config cache.min_ttl_seconds",
         "the floor lifts the TTLs that clients see, in the first answer too";
-    ceiling_over_ttls, both, "RFC 8767 4, config cache.max_ttl_seconds",
+    ceiling_over_ttls, all, "RFC 8767 4, config cache.max_ttl_seconds",
         "the ceiling bounds the TTLs that clients see";
-    ttl_with_the_top_bit_is_zero, both, "RFC 2181 8",
+    ttl_with_the_top_bit_is_zero, all, "RFC 2181 8",
         "a TTL with the top bit set means 0";
-    ttl_zero_is_not_kept, both, "RFC 1035 3.2.1",
+    ttl_zero_is_not_kept, all, "RFC 1035 3.2.1",
         "TTL 0 is for this one answer";
-    do_and_cd_are_apart, both, "RFC 4035 4.5, RFC 3225 3",
+    do_and_cd_are_apart, all, "RFC 4035 4.5, RFC 3225 3",
         "answers for DO and CD are others than those without";
-    edns_alone_is_not_apart, both, "RFC 6891 6.1.1",
+    edns_alone_is_not_apart, all, "RFC 6891 6.1.1",
         "EDNS without DO is no other question";
-    class_and_type_are_apart, both, "RFC 1034 3.6",
+    class_and_type_are_apart, all, "RFC 1034 3.6",
         "class and type are part of the question";
-    letter_case_is_not_apart, both, "RFC 4343 3",
+    letter_case_is_not_apart, all, "RFC 4343 3",
         "letter case makes no other question";
-    capacity_is_kept, both, "config cache.capacity",
+    capacity_is_kept, all, "config cache.capacity",
         "entries are bounded; the one not used longest goes first";
-    without_rd_only_what_is_kept, both, "RFC 1035 4.1.1, RFC 8914 4.21",
+    without_rd_only_what_is_kept, all, "RFC 1035 4.1.1, RFC 8914 4.21",
         "with RD=0 a kept answer is given, but nothing is fetched; the refusal says why";
-    workers_share_the_cache, both, "architecture cache",
+    workers_share_the_cache, all, "architecture cache",
         "workers share one cache";
 }
 

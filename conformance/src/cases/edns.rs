@@ -9,43 +9,43 @@ use crate::case::World;
 use crate::harness::{Daemon, Query, Reply, Settings, Upstream, raw_record, set_count, txt_of};
 
 cases! {
-    opt_only_if_asked, both, "RFC 6891 6.1.1",
+    opt_only_if_asked, all, "RFC 6891 6.1.1",
         "OPT in the reply if and only if the query had one";
-    opt_names_our_size_and_version, both, "RFC 6891 6.2.4",
+    opt_names_our_size_and_version, all, "RFC 6891 6.2.4",
         "our OPT has version 0 and names the size that we take";
-    do_is_copied, both, "RFC 3225 3",
+    do_is_copied, all, "RFC 3225 3",
         "DO is copied into the reply, and asked of the upstream";
-    unknown_options_are_ignored, both, "RFC 6891 6.1.2",
+    unknown_options_are_ignored, all, "RFC 6891 6.1.2",
         "options that we do not know are ignored, and not echoed";
-    client_options_are_not_forwarded, both, "RFC 7873 5, RFC 7871 7.1, RFC 7830 3",
+    client_options_are_not_forwarded, all, "RFC 7873 5, RFC 7871 7.1, RFC 7830 3",
         "what a client tells us about itself by options stays here";
-    badvers, both, "RFC 6891 6.1.3",
+    badvers, all, "RFC 6891 6.1.3",
         "a version above 0 is answered BADVERS, with our own version 0";
-    opt_may_stand_anywhere, both, "RFC 6891 6.1.1",
+    opt_may_stand_anywhere, all, "RFC 6891 6.1.1",
         "OPT counts before, between and after other additional records, which are passed over";
-    opt_belongs_to_the_root, both, "RFC 6891 6.1.2",
+    opt_belongs_to_the_root, all, "RFC 6891 6.1.2",
         "an OPT with another owner than the root is FORMERR";
-    opt_belongs_to_the_additional_section, both, "RFC 6891 6.1.1",
+    opt_belongs_to_the_additional_section, all, "RFC 6891 6.1.1",
         "an OPT among answers or authorities of a query is FORMERR";
-    badvers_whatever_the_options, both, "RFC 6891 6.1.3",
+    badvers_whatever_the_options, all, "RFC 6891 6.1.3",
         "only version 0 says how options look: BADVERS comes first, and only once";
-    unknown_flags_are_ignored, both, "RFC 6891 6.1.4",
+    unknown_flags_are_ignored, all, "RFC 6891 6.1.4",
         "flags of OPT other than DO are ignored, and clear in ours";
-    rcode_of_a_query_is_ignored, both, "RFC 6891 6.1.3",
+    rcode_of_a_query_is_ignored, all, "RFC 6891 6.1.3",
         "the upper bits of an rcode in a query's OPT mean nothing";
-    do_comes_back_with_every_answer, both, "RFC 3225 3",
+    do_comes_back_with_every_answer, all, "RFC 3225 3",
         "DO is copied into refusals, errors and local answers too";
-    formerr_carries_opt, both, "RFC 6891 7",
+    formerr_carries_opt, all, "RFC 6891 7",
         "an error to who speaks EDNS comes with OPT";
-    cookies_are_not_echoed, both, "RFC 7873 5.2",
+    cookies_are_not_echoed, all, "RFC 7873 5.2",
         "who has no cookies to give ignores a client's, well-formed or not";
-    padding_is_not_answered, both, "RFC 7830 6",
+    padding_is_not_answered, all, "RFC 7830 6",
         "nothing is padded on transports that hide nothing";
-    client_subnet_is_not_echoed, both, "RFC 7871 7.2.2",
+    client_subnet_is_not_echoed, all, "RFC 7871 7.2.2",
         "an answer that depends on no subnet names none";
     keepalive_is_ignored_in_datagrams, udp, "RFC 7828 3.3.1",
         "edns-tcp-keepalive in a datagram is ignored";
-    size_means_nothing_on_a_stream, tcp, "RFC 6891 6.2.3",
+    size_means_nothing_on_a_stream, streams, "RFC 6891 6.2.3",
         "the size in OPT is one of datagrams: a stream carries everything";
     tiny_size_means_512, udp, "RFC 6891 6.2.3",
         "a size below 512 means 512";

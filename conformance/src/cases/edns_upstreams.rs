@@ -8,33 +8,33 @@ use crate::case::World;
 use crate::harness::{Answer, Asked, Query, Settings, Upstream, raw_record, wire};
 
 cases! {
-    upstream_query_is_our_own, both, "RFC 6891 6.1.1, RFC 6840 5.7",
+    upstream_query_is_our_own, all, "RFC 6891 6.1.1, RFC 6840 5.7",
         "what goes upstream is our own: RD and AD set, our OPT with our size, an own id";
-    upstream_opt_stays_here, both, "RFC 6891 6.2.1",
+    upstream_opt_stays_here, all, "RFC 6891 6.2.1",
         "the upstream's OPT is for us: neither passed on nor replayed from the cache";
-    old_servers_are_asked_without_opt, both, "RFC 6891 6.2.2",
+    old_servers_are_asked_without_opt, all, "RFC 6891 6.2.2",
         "a server that knows no EDNS is asked again without it; our client still gets it";
-    opt_need_not_be_answered_with_opt, both, "RFC 6891 6.1.1",
+    opt_need_not_be_answered_with_opt, all, "RFC 6891 6.1.1",
         "an upstream that leaves OPT out of its reply is understood; our client gets ours";
-    old_servers_may_leave_out_the_question, both, "RFC 6891 6.2.2",
+    old_servers_may_leave_out_the_question, all, "RFC 6891 6.2.2",
         "FORMERR of nothing but a header is the same news as one with the question";
-    badvers_of_an_upstream_leads_to_plain, both, "RFC 6891 6.2.2",
+    badvers_of_an_upstream_leads_to_plain, all, "RFC 6891 6.2.2",
         "an upstream that says BADVERS to version 0 is asked without OPT";
-    each_server_is_asked_with_opt_first, both, "RFC 6891 6.2.2",
+    each_server_is_asked_with_opt_first, all, "RFC 6891 6.2.2",
         "what was learnt of one upstream's age is not held against the next one";
-    own_size_is_offered, both, "RFC 9715 3.2, config listen.udp_size",
+    own_size_is_offered, all, "RFC 9715 3.2, config listen.udp_size",
         "upstreams are offered the configured size, whatever our client offers";
-    two_opts_are_no_answer, both, "RFC 6891 6.1.1",
+    two_opts_are_no_answer, all, "RFC 6891 6.1.1",
         "a reply with two OPTs is as good as none";
-    misplaced_opt_is_no_answer, both, "RFC 6891 6.1.1",
+    misplaced_opt_is_no_answer, all, "RFC 6891 6.1.1",
         "a reply with OPT among its answers is as good as none";
-    opt_need_not_come_last, both, "RFC 6891 6.1.1",
+    opt_need_not_come_last, all, "RFC 6891 6.1.1",
         "an OPT before other additional records is taken out, and these stay right";
-    extended_rcodes_come_through, both, "RFC 6891 6.1.3",
+    extended_rcodes_come_through, all, "RFC 6891 6.1.3",
         "an rcode above 15 reaches who speaks EDNS, and is SERVFAIL to who does not";
-    extended_errors_come_through, both, "RFC 8914 3",
+    extended_errors_come_through, all, "RFC 8914 3",
         "an upstream's extended error is told to who speaks EDNS";
-    dnssec_records_come_through, both, "RFC 4035 3.2.1",
+    dnssec_records_come_through, all, "RFC 4035 3.2.1",
         "signatures come to who asks for them, and not from the cache to who does not";
 }
 

@@ -8,31 +8,31 @@ use crate::case::World;
 use crate::harness::{Answer, Daemon, Query, Reply, Settings, Upstream, free_port};
 
 cases! {
-    closed_port_costs_no_timeout, both, "robustness failover",
+    closed_port_costs_no_timeout, all, "robustness failover",
         "ICMP says at once that nobody is there: the second answers without any timeout";
-    refused_connection_costs_no_timeout, both, "robustness failover",
+    refused_connection_costs_no_timeout, all, "robustness failover",
         "a TCP upstream that refuses connections costs no timeout either";
-    silence_ends_after_the_timeout, both, "config upstreams.timeout_ms",
+    silence_ends_after_the_timeout, all, "config upstreams.timeout_ms",
         "silence ends after the upstream's own timeout; then the second is asked";
-    failing_rcodes_lead_on, both, "config routing.failover_on",
+    failing_rcodes_lead_on, all, "config routing.failover_on",
         "each rcode of the default leads to the next candidate";
-    nxdomain_does_not_lead_on, both, "RFC 2308 2.1",
+    nxdomain_does_not_lead_on, all, "RFC 2308 2.1",
         "NXDOMAIN is an answer, not a failure: nobody else is asked";
-    failover_on_is_configured, both, "config routing.failover_on",
+    failover_on_is_configured, all, "config routing.failover_on",
         "the rcodes that lead on are the operator's";
-    first_failure_is_passed_on, both, "RFC 8914 4.24",
+    first_failure_is_passed_on, all, "RFC 8914 4.24",
         "if all fail, the client gets the first one's rcode, and is told why";
-    deadline_ends_the_waiting, both, "config routing.deadline_ms, RFC 8914 4.23",
+    deadline_ends_the_waiting, all, "config routing.deadline_ms, RFC 8914 4.23",
         "if all are silent, SERVFAIL comes by the deadline, and says why";
-    all_dead_fails_at_once, both, "RFC 8914 4.24",
+    all_dead_fails_at_once, all, "RFC 8914 4.24",
         "if all ports are closed, nobody waits for a deadline";
-    lost_datagrams_are_sent_again, both, "RFC 1035 4.2.1",
+    lost_datagrams_are_sent_again, all, "RFC 1035 4.2.1",
         "a lost datagram is sent again before the upstream is given up";
-    attempts_are_bounded, both, "config routing.attempts_max",
+    attempts_are_bounded, all, "config routing.attempts_max",
         "what one question may cost upstream is bounded";
-    late_replies_are_harmless, both, "RFC 5452 9.1",
+    late_replies_are_harmless, all, "RFC 5452 9.1",
         "an answer that comes after its attempt was given up confuses nobody";
-    broken_replies_lead_on, both, "robustness replies",
+    broken_replies_lead_on, all, "robustness replies",
         "a reply that cannot be understood is as good as none: the next upstream is asked";
 }
 

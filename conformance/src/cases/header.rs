@@ -8,37 +8,37 @@ use crate::case::World;
 use crate::harness::{AA_TC_RA, Answer, Asked, Daemon, Query, Settings, Upstream, Z, raw_record};
 
 cases! {
-    aa_is_not_passed_on, both, "RFC 1035 4.1.1",
+    aa_is_not_passed_on, all, "RFC 1035 4.1.1",
         "AA is an authority's: it is clear, whatever the upstream says, fresh and from the cache";
-    z_is_ignored_and_never_sent, both, "RFC 1035 4.1.1",
+    z_is_ignored_and_never_sent, all, "RFC 1035 4.1.1",
         "Z in a query is ignored; it goes neither upstream nor back";
-    z_of_an_upstream_stays_here, both, "RFC 1035 4.1.1",
+    z_of_an_upstream_stays_here, all, "RFC 1035 4.1.1",
         "Z in a reply of the upstream is ignored, and not passed on";
-    bits_of_replies_mean_nothing_in_queries, both, "RFC 1035 4.1.1",
+    bits_of_replies_mean_nothing_in_queries, all, "RFC 1035 4.1.1",
         "AA, TC, RA and an rcode in a query change nothing and do not come back";
-    rd_comes_back_with_every_answer, both, "RFC 1035 4.1.1",
+    rd_comes_back_with_every_answer, all, "RFC 1035 4.1.1",
         "RD is the client's own in hits, refusals and errors";
-    rd_of_an_upstream_stays_here, both, "RFC 1035 4.1.1",
+    rd_of_an_upstream_stays_here, all, "RFC 1035 4.1.1",
         "an upstream that clears RD does not clear the client's";
-    upstream_header_is_clean, both, "RFC 1035 4.1.1",
+    upstream_header_is_clean, all, "RFC 1035 4.1.1",
         "what goes upstream is a standard query: only RD, AD and CD, and one question";
-    inverse_queries_are_notimp, both, "RFC 3425 3",
+    inverse_queries_are_notimp, all, "RFC 3425 3",
         "IQUERY is not implemented";
-    opcodes_without_a_question_are_notimp, both, "RFC 1035 4.1.1",
+    opcodes_without_a_question_are_notimp, all, "RFC 1035 4.1.1",
         "another opcode is NOTIMP with nothing but a header, too";
-    ra_is_set_in_every_reply, both, "RFC 1035 4.1.1",
+    ra_is_set_in_every_reply, all, "RFC 1035 4.1.1",
         "RA is set in refusals, errors and local answers too";
-    meta_types_are_refused, both, "RFC 6895 3.1, RFC 8914 4.22",
+    meta_types_are_refused, all, "RFC 6895 3.1, RFC 8914 4.22",
         "types that no question and answer can carry are refused, with the reason";
-    other_rcodes_come_through, both, "RFC 2136 2.2",
+    other_rcodes_come_through, all, "RFC 2136 2.2",
         "YXDOMAIN, YXRRSET, NXRRSET, NOTAUTH and NOTZONE come through, and are not kept";
-    formerr_is_an_answer_at_last, both, "RFC 6891 6.2.2",
+    formerr_is_an_answer_at_last, all, "RFC 6891 6.2.2",
         "FORMERR to the query without OPT too is the client's answer";
-    ad_needs_the_upstreams_word, both, "RFC 4035 3.2.3",
+    ad_needs_the_upstreams_word, all, "RFC 4035 3.2.3",
         "AD is clear when the upstream did not set it, whoever asks";
-    local_answers_are_not_authentic, both, "RFC 4035 3.2.3",
+    local_answers_are_not_authentic, all, "RFC 4035 3.2.3",
         "AD is clear in what no validator has seen: refusals, hosts, errors";
-    cd_comes_back_with_every_answer, both, "RFC 4035 3.2.2",
+    cd_comes_back_with_every_answer, all, "RFC 4035 3.2.2",
         "CD is the client's own in refusals, hosts and errors";
 }
 

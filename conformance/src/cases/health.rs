@@ -7,21 +7,21 @@ use crate::case::World;
 use crate::harness::{Answer, Daemon, Query, Settings, Upstream, free_port, until};
 
 cases! {
-    who_refuses_is_asked_last, both, "robustness health",
+    who_refuses_is_asked_last, all, "robustness health",
         "after the first refusal nobody waits for, or sends to, an upstream that is not there";
-    who_is_silent_is_asked_last, both, "robustness health",
+    who_is_silent_is_asked_last, all, "robustness health",
         "after the first timeout the next upstream answers at once";
-    who_refuses_tcp_is_asked_last, both, "robustness health",
+    who_refuses_tcp_is_asked_last, all, "robustness health",
         "the same for an upstream that is asked over TCP";
-    who_is_back_is_asked_first_again, both, "robustness health",
+    who_is_back_is_asked_first_again, all, "robustness health",
         "an upstream that is back is found by a copy of a query, and takes its place again";
     probes_cost_no_client_anything, udp alone, "robustness health",
         "looking whether a silent upstream is back delays nobody";
-    the_only_upstream_is_asked_all_the_same, both, "robustness health",
+    the_only_upstream_is_asked_all_the_same, all, "robustness health",
         "with nobody else to ask, who is down is asked: back again, it answers the next query";
-    a_hard_question_takes_nobody_down, both, "robustness health",
+    a_hard_question_takes_nobody_down, all, "robustness health",
         "one name that an upstream does not answer says nothing against it while it answers others";
-    probes_stay_within_their_zone, both, "config upstreams.zones",
+    probes_stay_within_their_zone, all, "config upstreams.zones",
         "a name of a private zone is never shown to another zone's upstream to see whether it is back";
 }
 

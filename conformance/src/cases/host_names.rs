@@ -12,17 +12,17 @@ use crate::harness::{
 };
 
 cases! {
-    a_host_name_is_looked_up, both, "config routing.bootstrap",
+    a_host_name_is_looked_up, all, "config routing.bootstrap",
         "an upstream's host name is looked up at the bootstrap servers before anybody asks";
-    ipv6_is_tried_first, both, "config upstreams.addr",
+    ipv6_is_tried_first, all, "config upstreams.addr",
         "of a host with both kinds of address the IPv6 one is asked, the other when that fails";
-    all_addresses_are_tried, both, "config upstreams.addr",
+    all_addresses_are_tried, all, "config upstreams.addr",
         "an address that refuses is left for the next one of the same host";
-    queries_wait_for_the_first_address, both, "config upstreams.addr",
+    queries_wait_for_the_first_address, all, "config upstreams.addr",
         "who asks before the host name is looked up is answered as soon as it is";
-    an_unknown_host_fails_soon, both, "config upstreams.addr, RFC 8914 4.24",
+    an_unknown_host_fails_soon, all, "config upstreams.addr, RFC 8914 4.24",
         "a host name that does not exist is SERVFAIL at once, not after a timeout";
-    an_unknown_host_leaves_the_next_upstream, both, "config upstreams.addr",
+    an_unknown_host_leaves_the_next_upstream, all, "config upstreams.addr",
         "the next upstream answers while a host name cannot be looked up";
     a_host_moves_with_its_address, own, "config upstreams.addr, RFC 1035 3.2.1",
         "a host name is looked up again when its TTL is over, and queries follow";

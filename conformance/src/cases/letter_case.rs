@@ -8,21 +8,21 @@ use crate::case::World;
 use crate::harness::{Answer, Asked, Daemon, Query, Settings, Transport, Upstream};
 
 cases! {
-    case_is_random_upstream, both, "config upstreams.randomize_case, RFC 5452 4.4",
+    case_is_random_upstream, all, "config upstreams.randomize_case, RFC 5452 4.4",
         "names go upstream in ever other letter case, and come back to clients in their own";
-    case_is_not_random_over_tcp, both, "config upstreams.randomize_case",
+    case_is_not_random_over_tcp, all, "config upstreams.randomize_case",
         "over TCP there is nothing to guess, and names go in lower case";
-    case_can_be_left_alone, both, "config upstreams.randomize_case",
+    case_can_be_left_alone, all, "config upstreams.randomize_case",
         "switched off, names go upstream in lower case";
-    a_reply_in_another_case_is_not_taken, both, "RFC 5452 4.4",
+    a_reply_in_another_case_is_not_taken, all, "RFC 5452 4.4",
         "a reply that differs in letter case only is not believed: the answer comes over TCP";
-    who_repeats_no_case_is_asked_in_lower_case, both, "config upstreams.randomize_case",
+    who_repeats_no_case_is_asked_in_lower_case, all, "config upstreams.randomize_case",
         "after three confirmed replies in another case names go to that upstream in lower case";
-    who_repeats_no_case_needs_no_tcp, both, "robustness replies",
+    who_repeats_no_case_needs_no_tcp, all, "robustness replies",
         "an upstream without TCP that lower-cases names is resolved from all the same";
-    our_case_reaches_no_client, both, "RFC 4343 4.1",
+    our_case_reaches_no_client, all, "RFC 4343 4.1",
         "records of a server that repeats our letter case come to clients in lower case";
-    forged_case_changes_nothing, both, "RFC 5452 9.1",
+    forged_case_changes_nothing, all, "RFC 5452 9.1",
         "a spoofer who knows everything but the letter case gets nothing into the cache";
 }
 

@@ -6,29 +6,29 @@ use crate::case::World;
 use crate::harness::{Daemon, Query, Settings, Upstream};
 
 cases! {
-    plain_name_blocks_itself, both, "config blacklist.domains",
+    plain_name_blocks_itself, all, "config blacklist.domains",
         "a plain name blocks that name only, for every type and in any letter case";
-    wildcard_blocks_what_is_below, both, "config blacklist.domains",
+    wildcard_blocks_what_is_below, all, "config blacklist.domains",
         "a wildcard, in either spelling, blocks what is below it by whole labels, not itself";
-    blocked_names_say_so, both, "RFC 8914 4.16",
+    blocked_names_say_so, all, "RFC 8914 4.16",
         "who speaks EDNS is told that the name is blocked";
-    chain_order_counts, both, "config routing.chain",
+    chain_order_counts, all, "config routing.chain",
         "what stands first in the chain decides";
-    chain_without_an_answer_is_servfail, both, "config routing.chain",
+    chain_without_an_answer_is_servfail, all, "config routing.chain",
         "a chain that ends without an answer is SERVFAIL";
-    hosts_give_addresses, both, "config hosts.file",
+    hosts_give_addresses, all, "config hosts.file",
         "addresses of either family come from the file, with its TTL and RA";
-    hosts_know_no_letter_case, both, "RFC 4343 3",
+    hosts_know_no_letter_case, all, "RFC 4343 3",
         "names of the hosts file are found in any letter case, and come back in the client's own";
-    hosts_give_no_data_for_other_types, both, "RFC 2308 2.2",
+    hosts_give_no_data_for_other_types, all, "RFC 2308 2.2",
         "a listed name without that family, or of another type, is NODATA with a SOA";
-    hosts_give_names_for_addresses, both, "RFC 1035 3.5, RFC 3596 2.5",
+    hosts_give_names_for_addresses, all, "RFC 1035 3.5, RFC 3596 2.5",
         "addresses of the hosts file lead back to their names";
-    other_names_pass_the_hosts, both, "config hosts.file",
+    other_names_pass_the_hosts, all, "config hosts.file",
         "a name that the file does not list goes on";
-    acl_refuses_strangers, both, "config acl, RFC 8914 4.19",
+    acl_refuses_strangers, all, "config acl, RFC 8914 4.19",
         "who is not on the list is refused, and told so";
-    acl_tells_addresses_apart, both, "config acl",
+    acl_tells_addresses_apart, all, "config acl",
         "one address on the list does not let its neighbour in";
 }
 

@@ -9,29 +9,29 @@ use crate::case::World;
 use crate::harness::{Answer, Asked, Query, Settings, Upstream, address, raw_record, wire};
 
 cases! {
-    labels_hold_any_octet, both, "RFC 2181 11, RFC 1035 3.1",
+    labels_hold_any_octet, all, "RFC 2181 11, RFC 1035 3.1",
         "a label may hold any octets; they go upstream and come back as they are";
-    dots_in_labels_are_no_borders, both, "RFC 2181 11",
+    dots_in_labels_are_no_borders, all, "RFC 2181 11",
         "a dot inside a label parts no labels: zones and blacklist are not fooled";
-    only_ascii_letters_fold, both, "RFC 4343 3",
+    only_ascii_letters_fold, all, "RFC 4343 3",
         "other octets that differ by the same bit as letters are different names";
-    many_labels, both, "RFC 1035 2.3.4",
+    many_labels, all, "RFC 1035 2.3.4",
         "127 labels, of one octet each, are a name like any other";
-    labels_of_64_octets_are_formerr, both, "RFC 1035 2.3.4",
+    labels_of_64_octets_are_formerr, all, "RFC 1035 2.3.4",
         "a label is 63 octets at most";
-    every_type_comes_through, both, "RFC 1035 3.2.2, RFC 3597 3",
+    every_type_comes_through, all, "RFC 1035 3.2.2, RFC 3597 3",
         "the data of two dozen types come through to the octet, fresh and from the cache";
-    compressed_answers_keep_their_meaning, both, "RFC 1035 4.1.4",
+    compressed_answers_keep_their_meaning, all, "RFC 1035 4.1.4",
         "pointers of the upstream, to the question and into data, mean the same to the client";
-    pointer_loops_in_replies_are_no_answers, both, "RFC 1035 4.1.4",
+    pointer_loops_in_replies_are_no_answers, all, "RFC 1035 4.1.4",
         "owner names that point in circles, forwards or nowhere: the next upstream is asked";
-    other_classes_have_their_own_answers, both, "RFC 1035 3.2.4",
+    other_classes_have_their_own_answers, all, "RFC 1035 3.2.4",
         "what is kept for class IN is not given for another";
-    records_keep_their_order, both, "RFC 2181 5",
+    records_keep_their_order, all, "RFC 2181 5",
         "records come in the upstream's order, fresh and from the cache";
-    empty_data_is_data, both, "RFC 3597 3",
+    empty_data_is_data, all, "RFC 3597 3",
         "a record without any data comes through";
-    unknown_types_are_kept, both, "RFC 3597 3",
+    unknown_types_are_kept, all, "RFC 3597 3",
         "a type without a name is kept by its TTL like any other";
 }
 

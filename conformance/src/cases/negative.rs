@@ -9,35 +9,35 @@ use crate::case::World;
 use crate::harness::{Asked, Query, Settings, Upstream, record, soa};
 
 cases! {
-    nxdomain_lives_by_soa_minimum, both, "RFC 2308 5",
+    nxdomain_lives_by_soa_minimum, all, "RFC 2308 5",
         "NXDOMAIN lives as long as SOA's MINIMUM, where that is smaller than SOA's TTL";
-    nodata_lives_by_soa_ttl, both, "RFC 2308 5",
+    nodata_lives_by_soa_ttl, all, "RFC 2308 5",
         "NODATA lives as long as SOA's own TTL, where that is smaller than MINIMUM";
-    negative_answers_are_kept_with_their_soa, both, "RFC 2308 3, RFC 2308 6",
+    negative_answers_are_kept_with_their_soa, all, "RFC 2308 3, RFC 2308 6",
         "the SOA in a kept negative answer shows how long it is kept, and ages";
-    ceiling_over_negative_answers, both, "RFC 2308 5, config cache.negative_max_ttl_seconds",
+    ceiling_over_negative_answers, all, "RFC 2308 5, config cache.negative_max_ttl_seconds",
         "the ceiling bounds how long a zone has its absences kept";
-    negative_answers_without_soa_are_not_kept, both, "RFC 2308 5",
+    negative_answers_without_soa_are_not_kept, all, "RFC 2308 5",
         "a negative answer without SOA is not kept";
-    referrals_are_not_kept, both, "RFC 2308 2.2",
+    referrals_are_not_kept, all, "RFC 2308 2.2",
         "a referral is no answer, and not kept";
-    aliases_to_missing_names, both, "RFC 2308 2.1",
+    aliases_to_missing_names, all, "RFC 2308 2.1",
         "NXDOMAIN at the end of a CNAME chain comes with the chain, fresh and from the cache";
-    aliases_to_no_data, both, "RFC 2308 2.2",
+    aliases_to_no_data, all, "RFC 2308 2.2",
         "NODATA at the end of a CNAME chain comes with the chain, fresh and from the cache";
-    no_data_of_one_type_hides_no_other, both, "RFC 2308 5",
+    no_data_of_one_type_hides_no_other, all, "RFC 2308 5",
         "that a name has no AAAA says nothing of its A";
-    name_servers_beside_soa_make_no_referral, both, "RFC 2308 2.2.1",
+    name_servers_beside_soa_make_no_referral, all, "RFC 2308 2.2.1",
         "NODATA with NS records beside its SOA is NODATA, and kept";
-    minimum_zero_is_not_kept, both, "RFC 2308 5",
+    minimum_zero_is_not_kept, all, "RFC 2308 5",
         "a zone with MINIMUM 0 has its absences forgotten at once";
-    negative_ttl_with_the_top_bit_is_zero, both, "RFC 2181 8, RFC 2308 5",
+    negative_ttl_with_the_top_bit_is_zero, all, "RFC 2181 8, RFC 2308 5",
         "a MINIMUM with the top bit set means 0";
-    soa_of_an_answer_is_a_record, both, "RFC 2308 5",
+    soa_of_an_answer_is_a_record, all, "RFC 2308 5",
         "an SOA that was asked for lives by its own TTL, not by its MINIMUM";
-    floor_under_negative_answers, both, "config cache.min_ttl_seconds",
+    floor_under_negative_answers, all, "config cache.min_ttl_seconds",
         "the floor lifts what is shown of an absence, too";
-    negative_answers_are_kept_in_any_letter_case, both, "RFC 4343 3",
+    negative_answers_are_kept_in_any_letter_case, all, "RFC 4343 3",
         "a name that is missing is missing in every spelling";
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::case::World;
 use crate::harness::{
-    Answer, Gate, Query, Running, Settings, Stderr, TcpClient, UdpClient, Upstream, free_port,
+    Answer, Gate, Query, Running, Settings, Stderr, StreamClient, UdpClient, Upstream, free_port,
     signal, until,
 };
 
@@ -81,7 +81,7 @@ fn drain_answers_what_is_in_flight(world: &World) {
     let (by_udp, by_tcp) = (Query::a("one.example.org"), Query::a("two.example.org"));
     let client = UdpClient::to(daemon.addr());
     client.send(&by_udp.encode());
-    let mut stream = TcpClient::to(daemon.addr());
+    let mut stream = StreamClient::to(daemon.addr());
     stream.send(&by_tcp.encode());
     upstream.wait_for(2);
 

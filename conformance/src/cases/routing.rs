@@ -4,17 +4,17 @@ use crate::case::World;
 use crate::harness::{Query, Settings, Upstream};
 
 cases! {
-    zones_match_by_label, both, "RFC 1034 3.1",
+    zones_match_by_label, all, "RFC 1034 3.1",
         "a zone is matched by whole labels: `ru.` is not the parent of `guru.`";
-    zone_spelling_does_not_matter, both, "RFC 4343 3, config upstreams.zones",
+    zone_spelling_does_not_matter, all, "RFC 4343 3, config upstreams.zones",
         "the dot at the end of a configured zone is a matter of taste, and so is letter case";
-    longest_zone_wins, both, "config upstreams.zones",
+    longest_zone_wins, all, "config upstreams.zones",
         "the longest zone that matches wins, whatever the order of the configuration";
-    ties_go_in_order, both, "config upstreams",
+    ties_go_in_order, all, "config upstreams",
         "among equals the first of the configuration is asked, and only that one";
-    less_specific_zones_are_the_fallback, both, "config routing.zone_fallback",
+    less_specific_zones_are_the_fallback, all, "config routing.zone_fallback",
         "after a zone's own upstreams those of less specific zones are asked";
-    name_outside_all_zones_fails, both, "RFC 8914 4.23",
+    name_outside_all_zones_fails, all, "RFC 8914 4.23",
         "a name that no upstream is responsible for cannot be resolved, and the client is told why";
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::case::World;
-use crate::harness::{Client, PATIENCE, Query, Reply, Settings, Upstream};
+use crate::harness::{Client, Door, PATIENCE, Query, Reply, Settings, Upstream};
 
 cases! {
     reply_comes_from_the_address_asked, udp, "RFC 2181 4.1",
@@ -52,7 +52,10 @@ fn port_alone_means_both_families(world: &World) {
     let daemon = Settings::with(&upstream).dns(":{port}").start(world);
     for addr in [daemon.addr(), daemon.addr6()] {
         let query = Query::a("www.example.org");
-        assert_eq!(Client::to(world.transport(), addr).ask(&query).address(), "192.0.2.1");
+        assert_eq!(
+            Client::to(world.transport(), &Door::plain(addr)).ask(&query).address(),
+            "192.0.2.1"
+        );
     }
 }
 
@@ -63,7 +66,7 @@ fn listens_on_ipv6_loopback(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     let daemon = Settings::with(&upstream).dns("[::1]:{port}").start(world);
     let query = Query::a("www.example.org");
-    let mut client = Client::to(world.transport(), daemon.addr6());
+    let mut client = Client::to(world.transport(), &Door::plain(daemon.addr6()));
     assert_eq!(client.ask(&query).address(), "192.0.2.1");
 }
 
@@ -74,7 +77,10 @@ fn listens_on_a_list(world: &World) {
     let query = Query::a("www.example.org");
     for last in [1, 3] {
         let addr = SocketAddr::from(([127, 0, 0, last], daemon.port()));
-        assert_eq!(Client::to(world.transport(), addr).ask(&query).address(), "192.0.2.1");
+        assert_eq!(
+            Client::to(world.transport(), &Door::plain(addr)).ask(&query).address(),
+            "192.0.2.1"
+        );
     }
 }
 

@@ -7,39 +7,39 @@ use crate::case::World;
 use crate::harness::{Daemon, Query, Reply, Settings, Upstream};
 
 cases! {
-    localhost_is_the_loopback, both, "RFC 6761 6.3",
+    localhost_is_the_loopback, all, "RFC 6761 6.3",
         "localhost and what is below it have the loopback addresses, and nothing else";
-    special_top_level_names_do_not_exist, both, "RFC 6761 6.2, RFC 6761 6.4, RFC 6762 22.1, RFC 7686 2, RFC 9476 3",
+    special_top_level_names_do_not_exist, all, "RFC 6761 6.2, RFC 6761 6.4, RFC 6762 22.1, RFC 7686 2, RFC 9476 3",
         "test, invalid, local, onion, alt and internal are NXDOMAIN here, with a SOA of their own";
-    private_reverse_zones_are_empty, both, "RFC 6303 3, RFC 6303 4.1, RFC 7793 3",
+    private_reverse_zones_are_empty, all, "RFC 6303 3, RFC 6303 4.1, RFC 7793 3",
         "private addresses have no names, and nobody outside learns which were asked for";
-    loopback_addresses_have_a_name, both, "RFC 6303 4.2, RFC 6303 4.3",
+    loopback_addresses_have_a_name, all, "RFC 6303 4.2, RFC 6303 4.3",
         "the loopback addresses are localhost's";
-    home_arpa_is_an_empty_zone, both, "RFC 8375 4",
+    home_arpa_is_an_empty_zone, all, "RFC 8375 4",
         "home.arpa exists and is empty";
-    resolver_arpa_is_not_forwarded, both, "RFC 9462 6.4",
+    resolver_arpa_is_not_forwarded, all, "RFC 9462 6.4",
         "nobody else answers for who this resolver is";
-    names_that_only_look_special_are_forwarded, both, "RFC 6761 5",
+    names_that_only_look_special_are_forwarded, all, "RFC 6761 5",
         "special names match by whole labels from the right";
-    a_zone_routes_special_names, both, "config upstreams.zones",
+    a_zone_routes_special_names, all, "config upstreams.zones",
         "a zone of an upstream takes its names out of the special ones";
-    names_above_routed_zones_exist, both, "RFC 8020 2",
+    names_above_routed_zones_exist, all, "RFC 8020 2",
         "NXDOMAIN would deny what is below: a special name above a routed zone is NODATA";
-    special_names_can_be_switched_off, both, "config routing.special_names",
+    special_names_can_be_switched_off, all, "config routing.special_names",
         "switched off, they are names like any other";
-    special_names_need_no_recursion, both, "RFC 6761 6.3, RFC 8482 4.2",
+    special_names_need_no_recursion, all, "RFC 6761 6.3, RFC 8482 4.2",
         "what is known without asking is answered without RD too";
-    hosts_come_before_special_names, both, "config routing.chain",
+    hosts_come_before_special_names, all, "config routing.chain",
         "a name of the hosts file is answered from there, special or not";
-    any_is_minimal, both, "RFC 8482 4.2",
+    any_is_minimal, all, "RFC 8482 4.2",
         "ANY gets one HINFO record that says why, and is not forwarded";
-    any_leaves_the_other_types_alone, both, "RFC 8482 4.2",
+    any_leaves_the_other_types_alone, all, "RFC 8482 4.2",
         "the answer to ANY is none to any other question";
-    chaos_names_are_refused, both, "RFC 6895 3.2",
+    chaos_names_are_refused, all, "RFC 6895 3.2",
         "version.bind and the like say nothing about us";
-    other_classes_are_refused, both, "RFC 6895 3.2",
+    other_classes_are_refused, all, "RFC 6895 3.2",
         "only class IN is resolved; nothing of another class goes upstream";
-    nsid_is_not_answered, both, "RFC 5001 2.1",
+    nsid_is_not_answered, all, "RFC 5001 2.1",
         "the option that asks who we are is ignored, and not passed on";
 }
 

@@ -11,27 +11,27 @@ use crate::case::World;
 use crate::harness::{Answer, Asked, Query, Settings, Upstream, raw_record};
 
 cases! {
-    wrong_id_is_ignored, both, "RFC 5452 9.1",
+    wrong_id_is_ignored, all, "RFC 5452 9.1",
         "a reply with another id is ignored";
-    wrong_question_is_ignored, both, "RFC 5452 9.1",
+    wrong_question_is_ignored, all, "RFC 5452 9.1",
         "a reply with another name, type or class in its question is ignored";
-    queries_are_ignored, both, "RFC 1035 4.1.1",
+    queries_are_ignored, all, "RFC 1035 4.1.1",
         "a query is no reply, though with the right id and question";
-    garbage_is_ignored, both, "robustness replies",
+    garbage_is_ignored, all, "robustness replies",
         "short and senseless datagrams from the upstream are ignored";
-    other_sources_are_ignored, both, "RFC 5452 9.1",
+    other_sources_are_ignored, all, "RFC 5452 9.1",
         "a reply from another port is ignored, with everything else right";
-    ports_and_ids_are_spread, both, "RFC 5452 9.2",
+    ports_and_ids_are_spread, all, "RFC 5452 9.2",
         "queries leave from many ports, with ids that cannot be guessed from earlier ones";
-    wrong_replies_on_a_stream_are_ignored, both, "RFC 5452 9.1",
+    wrong_replies_on_a_stream_are_ignored, all, "RFC 5452 9.1",
         "a reply to a TCP query is checked as well";
-    replies_without_a_question_are_ignored, both, "RFC 5452 9.1",
+    replies_without_a_question_are_ignored, all, "RFC 5452 9.1",
         "an answer that does not say to what is ignored";
-    replies_of_other_opcodes_are_ignored, both, "RFC 5452 9.1",
+    replies_of_other_opcodes_are_ignored, all, "RFC 5452 9.1",
         "a reply of another opcode than we asked with is ignored";
-    replies_with_two_questions_are_ignored, both, "RFC 9619 4",
+    replies_with_two_questions_are_ignored, all, "RFC 9619 4",
         "a reply with two questions, the first of them right, is ignored";
-    second_replies_change_nothing, both, "RFC 5452 9.1",
+    second_replies_change_nothing, all, "RFC 5452 9.1",
         "what comes after the answer, with everything right but late, replaces nothing";
 }
 

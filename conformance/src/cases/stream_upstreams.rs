@@ -9,21 +9,21 @@ use crate::harness::{
 };
 
 cases! {
-    connection_is_reused, both, "RFC 7766 6.2.1",
+    connection_is_reused, all, "RFC 7766 6.2.1",
         "a TCP upstream is asked by TCP, over one connection that is kept";
-    connection_is_pipelined, both, "RFC 7766 6.2.1.1",
+    connection_is_pipelined, all, "RFC 7766 6.2.1.1",
         "queries to an upstream do not wait for each other, and answers come in any order";
-    connection_is_opened_again, both, "RFC 7766 6.2.3",
+    connection_is_opened_again, all, "RFC 7766 6.2.3",
         "the upstream may close when it likes; the next query opens anew";
-    interrupted_queries_are_retried, both, "RFC 7766 6.2.4",
+    interrupted_queries_are_retried, all, "RFC 7766 6.2.4",
         "what was in flight when a connection broke is asked again";
-    all_interrupted_queries_are_retried, both, "RFC 7766 6.2.4",
+    all_interrupted_queries_are_retried, all, "RFC 7766 6.2.4",
         "of many in flight, those that the upstream left unanswered at its close are asked again";
-    silent_connections_lead_on, both, "robustness failover",
+    silent_connections_lead_on, all, "robustness failover",
         "an upstream that accepts and never says a word fails over like any silent one";
-    garbage_on_a_connection_leads_on, both, "robustness replies",
+    garbage_on_a_connection_leads_on, all, "robustness replies",
         "frames that are no messages are no answers: the second upstream is asked";
-    upstream_that_returns_is_used, both, "robustness failover",
+    upstream_that_returns_is_used, all, "robustness failover",
         "a TCP server that comes back is used again";
 }
 

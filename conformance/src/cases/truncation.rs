@@ -4,7 +4,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::case::World;
 use crate::harness::{
-    Answer, Asked, Daemon, Gate, Query, Settings, TcpClient, Transport, UdpClient, Upstream,
+    Answer, Asked, Daemon, Gate, Query, Settings, StreamClient, Transport, UdpClient, Upstream,
     address, raw_record, txt_of, until,
 };
 
@@ -19,13 +19,13 @@ cases! {
         "a truncated reply still carries OPT and still decodes, at every size";
     tc_from_the_upstream_leads_to_tcp, own, "RFC 7766 5",
         "TC from the upstream leads to TCP; who asked by TCP gets all of it";
-    tc_from_the_upstream_is_resolved, both, "RFC 7766 5",
+    tc_from_the_upstream_is_resolved, all, "RFC 7766 5",
         "what was truncated upstream and came by TCP reaches the client without TC";
     waiters_get_what_they_can_take, own, "RFC 6891 6.2.3",
         "clients who wait for the same answer each get it as they can take it";
     largest_answer_comes_through_tcp, tcp, "RFC 1035 4.2.2",
         "the largest answer that a stream can carry comes through whole";
-    truncated_answers_are_not_cached, both, "RFC 2181 9",
+    truncated_answers_are_not_cached, all, "RFC 2181 9",
         "what is truncated is not kept";
     additional_records_go_first, udp, "RFC 2181 9",
         "additional records that do not fit are left out without TC";
@@ -126,7 +126,7 @@ fn tc_from_the_upstream_leads_to_tcp(world: &World) {
 fn tc_from_the_upstream_is_resolved(world: &World) {
     let upstream = Upstream::start(|asked| match asked.transport {
         Transport::Udp => asked.truncated(),
-        Transport::Tcp => asked.address(300, "192.0.2.1"),
+        Transport::Tcp | Transport::Dot | Transport::Doh => asked.address(300, "192.0.2.1"),
     });
     let daemon = Settings::with(&upstream).start(world);
     let reply = daemon.ask(&Query::a("small.example.org"));
@@ -152,7 +152,7 @@ fn waiters_get_what_they_can_take(world: &World) {
         client.send(&query.encode());
         client
     });
-    let mut stream = TcpClient::to(daemon.addr());
+    let mut stream = StreamClient::to(daemon.addr());
     stream.send(&queries[0].encode());
     until("three queries joined the first", || {
         (daemon.metric("balancedns_coalesced_total") >= 3.0).then_some(())

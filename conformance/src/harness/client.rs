@@ -1,31 +1,62 @@
-//! Clients over plain sockets of the standard library.
+//! Clients: datagrams and streams over plain sockets of the standard library, TLS by rustls, HTTP as
+//! [`super::http`] has it.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Query, Reply, Transport};
+use http::Response;
 
-/// A client of either transport, for what is the same over both.
+use super::http::{DNS_MESSAGE, Exchange, Http1, Http2, RUNTIME, field, get, post};
+use super::octets::{Door, Octets, Pushed};
+use super::{PATIENCE, Query, Reply};
+
+/// By what a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    Udp,
+    Tcp,
+    /// DNS over TLS.
+    Dot,
+    /// DNS over HTTPS: GET by HTTP/1.1, a connection for each query.
+    Get,
+    /// DNS over HTTPS: POST by HTTP/2, a connection for all queries.
+    Post,
+}
+
+impl Via {
+    /// Whether it is DNS over HTTPS.
+    pub(crate) fn is_http(self) -> bool {
+        matches!(self, Self::Get | Self::Post)
+    }
+}
+
+/// A client of any transport, for what is the same over all of them.
 #[derive(Debug)]
 pub(crate) enum Client {
     Udp(UdpClient),
-    Tcp(TcpClient),
+    Stream(StreamClient),
+    Http(HttpClient),
 }
 
 impl Client {
-    pub(crate) fn to(transport: Transport, server: SocketAddr) -> Self {
-        match transport {
-            Transport::Udp => Self::Udp(UdpClient::to(server)),
-            Transport::Tcp => Self::Tcp(TcpClient::to(server)),
+    pub(crate) fn to(via: Via, door: &Door) -> Self {
+        match via {
+            Via::Udp => Self::Udp(UdpClient::to(door.addr())),
+            Via::Tcp | Via::Dot => Self::Stream(StreamClient::through(door)),
+            Via::Get => Self::Http(HttpClient::new(door, None)),
+            Via::Post => Self::Http(HttpClient::new(door, Some(Http2::to(door)))),
         }
     }
 
-    /// Sends one message: in a datagram, or behind its length.
+    /// Sends one message: in a datagram, behind its length, or in a request.
     pub(crate) fn send(&mut self, message: &[u8]) {
         match self {
             Self::Udp(client) => client.send(message),
-            Self::Tcp(client) => client.send(message),
+            Self::Stream(client) => client.send(message),
+            Self::Http(client) => client.send(message),
         }
     }
 
@@ -36,41 +67,110 @@ impl Client {
                 Some(reply) => Tried::Reply(Box::new(reply)),
                 None => Tried::Silence,
             },
-            Self::Tcp(client) => client.try_receive(within),
+            Self::Stream(client) => client.try_receive(within),
+            Self::Http(client) => client.try_receive(within),
         }
     }
 
     pub(crate) fn receive(&mut self) -> Reply {
-        match self {
-            Self::Udp(client) => client.receive(),
-            Self::Tcp(client) => client.receive(),
+        match self.try_receive(PATIENCE) {
+            Tried::Reply(reply) => *reply,
+            other @ (Tried::Closed | Tried::Silence | Tried::Status(_)) => {
+                panic!("a reply, not {other:?}")
+            }
         }
     }
 
     /// The next message as it came, for types that hickory-proto would refuse.
     pub(crate) fn receive_octets(&mut self) -> Vec<u8> {
-        match self {
-            Self::Udp(client) => client.octets_within(PATIENCE).expect("a reply by UDP"),
-            Self::Tcp(client) => match client.octets_within(PATIENCE) {
-                Filled::Whole(octets) => octets,
-                other @ (Filled::Closed | Filled::Silence) => panic!("a reply, not {other:?}"),
-            },
+        let filled = match self {
+            Self::Udp(client) => {
+                client.octets_within(PATIENCE).map_or(Filled::Silence, Filled::Whole)
+            }
+            Self::Stream(client) => client.octets_within(PATIENCE),
+            Self::Http(client) => client.octets_within(PATIENCE),
+        };
+        match filled {
+            Filled::Whole(octets) => octets,
+            other @ (Filled::Closed | Filled::Silence | Filled::Status(_)) => {
+                panic!("a reply, not {other:?}")
+            }
         }
     }
 
     /// Sends the query and checks what holds for every reply to it.
     pub(crate) fn ask(&mut self, query: &Query) -> Reply {
-        match self {
-            Self::Udp(client) => client.ask(query),
-            Self::Tcp(client) => client.ask(query),
+        self.send(&query.encode());
+        let reply = self.receive();
+        reply.check_echo(query);
+        if let Self::Udp(_) = self {
+            reply.check_datagram(query);
+        }
+        reply
+    }
+
+    /// Checks that no reply comes within the time given, and that a stream stays open. Where each
+    /// request has a response, it has to be that of a bad one (RFC 8484 section 4.2.1).
+    pub(crate) fn expect_silence(&mut self, within: Duration) {
+        match (self.try_receive(within), &self) {
+            (Tried::Silence, Self::Udp(_) | Self::Stream(_)) => {}
+            (Tried::Status(400), Self::Http(_)) => {}
+            (other, _) => panic!("silence, not {other:?}"),
+        }
+    }
+}
+
+/// A client of DNS over HTTPS whose exchanges do not wait for each other.
+#[derive(Debug)]
+pub(crate) struct HttpClient {
+    door: Door,
+    /// The connection of all exchanges, else each has its own.
+    shared: Option<Http2>,
+    done: Sender<Option<Response<Vec<u8>>>>,
+    responses: Receiver<Option<Response<Vec<u8>>>>,
+}
+
+impl HttpClient {
+    fn new(door: &Door, shared: Option<Http2>) -> Self {
+        let (done, responses) = mpsc::channel();
+        Self { door: door.clone(), shared, done, responses }
+    }
+
+    fn send(&mut self, message: &[u8]) {
+        let done = self.done.clone();
+        // Nobody waits for the answers of a client that is gone.
+        if let Some(shared) = &mut self.shared {
+            match shared.start(post(message)).map(Exchange::received) {
+                Ok(exchange) => drop(RUNTIME.spawn(async move { done.send(exchange.await.ok()) })),
+                Err(_) => drop(done.send(None)),
+            }
+        } else {
+            let (door, request) = (self.door.clone(), get(message));
+            thread::spawn(move || {
+                let Ok(octets) = door.try_open() else {
+                    return done.send(None);
+                };
+                let mut client = Http1::on(octets);
+                client.send(&request);
+                done.send(client.receive_if_any())
+            });
         }
     }
 
-    /// Checks that no reply comes within the time given, and that a stream stays open.
-    pub(crate) fn expect_silence(&mut self, within: Duration) {
-        match self.try_receive(within) {
-            Tried::Silence => {}
-            other @ (Tried::Reply(_) | Tried::Closed) => panic!("silence, not {other:?}"),
+    fn try_receive(&mut self, within: Duration) -> Tried {
+        self.octets_within(within).into()
+    }
+
+    fn octets_within(&mut self, within: Duration) -> Filled {
+        match self.responses.recv_timeout(within) {
+            Ok(Some(response)) if response.status() == 200 => {
+                assert_eq!(field(&response, http::header::CONTENT_TYPE), DNS_MESSAGE);
+                Filled::Whole(response.into_body())
+            }
+            Ok(Some(response)) => Filled::Status(response.status().as_u16()),
+            Ok(None) => Filled::Closed,
+            Err(RecvTimeoutError::Timeout) => Filled::Silence,
+            Err(RecvTimeoutError::Disconnected) => panic!("we hold a sender ourselves"),
         }
     }
 }
@@ -140,24 +240,56 @@ pub(crate) enum Tried {
     Closed,
     /// Neither, within the time given.
     Silence,
+    /// A response of HTTP that brings no message.
+    Status(u16),
 }
 
-/// A client on a TCP connection.
+impl From<Filled> for Tried {
+    fn from(filled: Filled) -> Self {
+        match filled {
+            Filled::Whole(message) => Self::Reply(Box::new(Reply::decode(message))),
+            Filled::Closed => Self::Closed,
+            Filled::Silence => Self::Silence,
+            Filled::Status(status) => Self::Status(status),
+        }
+    }
+}
+
+/// A client on a stream: a TCP connection, or TLS on one.
 #[derive(Debug)]
-pub(crate) struct TcpClient {
-    pub(crate) stream: TcpStream,
+pub(crate) struct StreamClient {
+    pub(crate) octets: Octets,
 }
 
-impl TcpClient {
+impl StreamClient {
     pub(crate) fn to(server: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&server, PATIENCE).expect("a TCP connection");
-        stream.set_nodelay(true).expect("no delay");
-        Self { stream }
+        Self::through(&Door::plain(server))
+    }
+
+    pub(crate) fn through(door: &Door) -> Self {
+        Self { octets: door.open() }
+    }
+
+    /// The same, where the daemon may refuse the connection.
+    pub(crate) fn try_through(door: &Door) -> Option<Self> {
+        Some(Self { octets: door.try_open().ok()? })
+    }
+
+    /// Checks that the daemon does not want one more connection.
+    pub(crate) fn refused(door: &Door) {
+        if let Some(mut client) = Self::try_through(door) {
+            client.wait_for_close();
+        }
     }
 
     /// Sends octets as they are; a connection that the daemon has closed is the test's affair.
     pub(crate) fn send_raw(&mut self, octets: &[u8]) {
-        let _ = self.stream.write_all(octets);
+        let _ = self.octets.write_all(octets).and_then(|()| self.octets.flush());
+    }
+
+    /// Sends as much as goes without waiting.
+    pub(crate) fn push(&mut self, octets: &[u8]) -> Pushed {
+        self.octets.push(octets)
     }
 
     /// Sends one message behind its length (RFC 1035 section 4.2.2).
@@ -167,33 +299,31 @@ impl TcpClient {
 
     /// Says that nothing more will be asked.
     pub(crate) fn finish(&mut self) {
-        self.stream.shutdown(Shutdown::Write).expect("half-close");
+        self.octets.finish();
     }
 
     /// The next message, or why there is none.
     pub(crate) fn try_receive(&mut self, within: Duration) -> Tried {
-        match self.octets_within(within) {
-            Filled::Whole(message) => Tried::Reply(Box::new(Reply::decode(message))),
-            Filled::Closed => Tried::Closed,
-            Filled::Silence => Tried::Silence,
-        }
+        self.octets_within(within).into()
     }
 
     fn octets_within(&mut self, within: Duration) -> Filled {
         let length = match self.fill(2, Instant::now() + within) {
             Filled::Whole(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),
-            other @ (Filled::Closed | Filled::Silence) => return other,
+            other @ (Filled::Closed | Filled::Silence | Filled::Status(_)) => return other,
         };
         match self.fill(length, Instant::now() + PATIENCE) {
             Filled::Silence => panic!("a message stopped half way"),
-            other @ (Filled::Whole(_) | Filled::Closed) => other,
+            other @ (Filled::Whole(_) | Filled::Closed | Filled::Status(_)) => other,
         }
     }
 
     pub(crate) fn receive(&mut self) -> Reply {
         match self.try_receive(PATIENCE) {
             Tried::Reply(reply) => *reply,
-            other @ (Tried::Closed | Tried::Silence) => panic!("a reply by TCP, not {other:?}"),
+            other @ (Tried::Closed | Tried::Silence | Tried::Status(_)) => {
+                panic!("a reply on a stream, not {other:?}")
+            }
         }
     }
 
@@ -210,7 +340,9 @@ impl TcpClient {
         let start = Instant::now();
         match self.try_receive(PATIENCE) {
             Tried::Closed => start.elapsed(),
-            other @ (Tried::Reply(_) | Tried::Silence) => panic!("closed, not {other:?}"),
+            other @ (Tried::Reply(_) | Tried::Silence | Tried::Status(_)) => {
+                panic!("closed, not {other:?}")
+            }
         }
     }
 
@@ -222,8 +354,8 @@ impl TcpClient {
             if left.is_zero() {
                 return Filled::Silence;
             }
-            self.stream.set_read_timeout(Some(left)).expect("a timeout above zero");
-            match self.stream.read(&mut buffer[filled..]) {
+            self.octets.socket.set_read_timeout(Some(left)).expect("a timeout above zero");
+            match self.octets.read(&mut buffer[filled..]) {
                 Ok(0) => return Filled::Closed,
                 Ok(count) => filled += count,
                 Err(error)
@@ -241,6 +373,7 @@ enum Filled {
     Whole(Vec<u8>),
     Closed,
     Silence,
+    Status(u16),
 }
 
 /// A message behind its length.

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{Client, Query, Reply, TcpClient, Transport, UdpClient, Upstream, until};
+use super::http::Version;
+use super::octets::Door;
+use super::tls::{self, Identity};
+use super::{Client, Query, Reply, StreamClient, UdpClient, Upstream, Via, until};
 use crate::case::World;
 
 /// A configuration in the making.
@@ -21,12 +24,33 @@ use crate::case::World;
 pub(crate) struct Settings {
     dns: &'static str,
     listen: String,
+    doors: Vec<Extra>,
+    identity: Option<Identity>,
     upstreams: String,
     upstream_count: usize,
     sections: String,
     files: Vec<(&'static str, String)>,
     variables: Vec<(&'static str, &'static str)>,
     stderr: Stderr,
+}
+
+/// A listener beside that of plain DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    Dot,
+    Doh,
+    /// DNS over HTTP without TLS.
+    PlainDoh,
+}
+
+impl Extra {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Dot => "dot",
+            Self::Doh => "doh",
+            Self::PlainDoh => "doh_plain",
+        }
+    }
 }
 
 /// Where the daemon's standard error goes.
@@ -46,6 +70,8 @@ impl Settings {
         Self {
             dns: "127.0.0.1:{port}",
             listen: "workers = 1".to_owned(),
+            doors: Vec::new(),
+            identity: None,
             upstreams: String::new(),
             upstream_count: 0,
             sections: String::new(),
@@ -72,6 +98,20 @@ impl Settings {
         self
     }
 
+    /// One more listener.
+    pub(crate) fn door(mut self, extra: Extra) -> Self {
+        if !self.doors.contains(&extra) {
+            self.doors.push(extra);
+        }
+        self
+    }
+
+    /// The certificate of encrypted listeners; the usual one otherwise.
+    pub(crate) fn identity(mut self, identity: &Identity) -> Self {
+        self.identity = Some(identity.clone());
+        self
+    }
+
     /// As many workers; one otherwise.
     pub(crate) fn workers(mut self, count: usize) -> Self {
         self.listen = self.listen.replace("workers = 1", &format!("workers = {count}"));
@@ -93,6 +133,27 @@ impl Settings {
         let name = self.upstream_count;
         self.upstream_count += 1;
         self.upstream_text(&format!("{{ name = \"up{name}\", addr = \"{addr}\", {keys} }}"))
+    }
+
+    /// One more upstream, asked by DoT, with more keys than what that needs. A key that is given
+    /// again counts.
+    pub(crate) fn dot(self, addr: SocketAddr, keys: &str) -> Self {
+        let keys = format!(
+            "protocol = \"dot\", tls_server_name = \"{}\", tls_ca_file = \"authority.pem\", {keys}",
+            tls::SERVER_NAME
+        );
+        self.upstream_at(addr, &keys)
+    }
+
+    /// The same by DoH.
+    pub(crate) fn doh(mut self, addr: SocketAddr, keys: &str) -> Self {
+        let name = self.upstream_count;
+        self.upstream_count += 1;
+        self.upstream_text(&format!(
+            "{{ name = \"up{name}\", protocol = \"doh\", doh_url = \"https://{addr}/dns-query\", \
+             tls_server_name = \"{}\", tls_ca_file = \"authority.pem\", {keys} }}",
+            tls::SERVER_NAME
+        ))
     }
 
     /// One more upstream, as Lua text.
@@ -120,12 +181,20 @@ impl Settings {
     }
 
     /// The configuration as Lua text.
-    fn text(&self, dns_port: u16, metrics_port: u16) -> String {
+    fn text(&self, dns_port: u16, metrics_port: u16, doors: &[(Extra, u16)]) -> String {
         let dns = self.dns.replace("{port}", &dns_port.to_string());
+        let mut listen = String::new();
+        for (extra, port) in doors {
+            write!(listen, "{} = \"127.0.0.1:{port}\", ", extra.key()).expect("text takes text");
+        }
+        if doors.iter().any(|(extra, _)| *extra != Extra::PlainDoh) {
+            listen.push_str("tls_cert_file = \"server.pem\", tls_key_file = \"server.key\", ");
+        }
+        listen.push_str(&self.listen);
         format!(
-            "return {{\n  listen = {{ dns = {{ \"{dns}\" }}, metrics = \"127.0.0.1:{metrics_port}\", {} }},\n  \
+            "return {{\n  listen = {{ dns = {{ \"{dns}\" }}, metrics = \"127.0.0.1:{metrics_port}\", {listen} }},\n  \
              upstreams = {{\n{}  }},\n{}}}\n",
-            self.listen, self.upstreams, self.sections
+            self.upstreams, self.sections
         )
     }
 
@@ -140,8 +209,11 @@ impl Settings {
     pub(crate) fn start(&self, world: &World) -> Daemon {
         for _ in 0..5 {
             let (dns_port, metrics_port) = (free_port(), free_port());
-            let running = self.spawn(world, dns_port, metrics_port);
-            if let Some(daemon) = running.wait_until_ready(world, dns_port, metrics_port) {
+            let doors = self.doors(world);
+            let running = self.spawn(world, dns_port, metrics_port, &doors);
+            let ready = running.wait_until_ready(world, dns_port, metrics_port);
+            if let Some(mut daemon) = ready {
+                daemon.doors = doors;
                 return daemon;
             }
         }
@@ -150,15 +222,44 @@ impl Settings {
 
     /// Starts the daemon on the port given, for a start that has to fail; waits for its end.
     pub(crate) fn fail_on(&self, world: &World, dns_port: u16) -> Ended {
-        self.spawn(world, dns_port, free_port()).end()
+        self.spawn(world, dns_port, free_port(), &self.doors(world)).end()
     }
 
-    fn spawn(&self, world: &World, dns_port: u16, metrics_port: u16) -> Running {
+    /// The listeners beside plain DNS and their ports: those that the case wants, and that of its
+    /// clients.
+    fn doors(&self, world: &World) -> Vec<(Extra, u16)> {
+        let of_clients = match world.transport {
+            Some(Via::Dot) => Some(Extra::Dot),
+            Some(Via::Get | Via::Post) => Some(Extra::Doh),
+            Some(Via::Udp | Via::Tcp) | None => None,
+        };
+        let mut doors = self.doors.clone();
+        doors.extend(of_clients.filter(|extra| !self.doors.contains(extra)));
+        doors.into_iter().map(|extra| (extra, free_port())).collect()
+    }
+
+    fn spawn(
+        &self,
+        world: &World,
+        dns_port: u16,
+        metrics_port: u16,
+        doors: &[(Extra, u16)],
+    ) -> Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for (name, content) in &self.files {
+        let write = |name: &str, content: &str| {
             std::fs::write(folder.path().join(name), content).expect("a file of the test");
+        };
+        if !doors.is_empty() || self.upstreams.contains("authority.pem") {
+            let identity = self.identity.as_ref().unwrap_or_else(|| Identity::usual());
+            write("server.pem", &identity.certificate);
+            write("server.key", &identity.key);
+            write("authority.pem", &tls::authority_pem());
         }
-        let text = self.text(dns_port, metrics_port);
+        // What a case brings itself comes in place of that.
+        for (name, content) in &self.files {
+            write(name, content);
+        }
+        let text = self.text(dns_port, metrics_port, doors);
         let path = folder.path().join("test.lua");
         std::fs::write(&path, &text).expect("the configuration file");
         let mut command = Command::new(world.daemon);
@@ -287,7 +388,8 @@ impl Running {
         });
         match start {
             Start::Ready => {
-                Some(Daemon { running: Some(self), port: dns_port, metrics, world: *world })
+                let running = Some(self);
+                Some(Daemon { running, port: dns_port, doors: Vec::new(), metrics, world: *world })
             }
             Start::PortTaken => None,
             Start::Ended => {
@@ -338,6 +440,7 @@ impl fmt::Debug for Running {
 pub(crate) struct Daemon {
     running: Option<Running>,
     port: u16,
+    doors: Vec<(Extra, u16)>,
     metrics: SocketAddr,
     world: World,
 }
@@ -357,14 +460,54 @@ impl Daemon {
         self.port
     }
 
+    /// Where it answers by another listener.
+    pub(crate) fn extra(&self, extra: Extra) -> SocketAddr {
+        let door = self.doors.iter().find(|(door, _)| *door == extra);
+        (Ipv4Addr::LOCALHOST, door.expect("the case has it listen there").1).into()
+    }
+
+    /// The way to its DoT listener, by every TLS version and with the protocol of DoT.
+    pub(crate) fn dot_door(&self) -> Door {
+        Door::tls(self.extra(Extra::Dot), tls::client_config(tls::ALL_VERSIONS, &["dot"]))
+    }
+
+    /// The way to its DoH listener, for one version of HTTP.
+    pub(crate) fn doh_door(&self, version: Version) -> Door {
+        let alpn = match version {
+            Version::Http1 => "http/1.1",
+            Version::Http2 => "h2",
+        };
+        Door::tls(self.extra(Extra::Doh), tls::client_config(tls::ALL_VERSIONS, &[alpn]))
+    }
+
+    /// The way to its listener for HTTP without TLS.
+    pub(crate) fn plain_door(&self) -> Door {
+        Door::plain(self.extra(Extra::PlainDoh))
+    }
+
     /// The transport of this run's clients.
-    pub(crate) fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Via {
         self.world.transport()
+    }
+
+    /// The way in of this run's clients.
+    pub(crate) fn own_door(&self) -> Door {
+        match self.transport() {
+            Via::Udp | Via::Tcp => Door::plain(self.addr()),
+            Via::Dot => self.dot_door(),
+            Via::Get => self.doh_door(Version::Http1),
+            Via::Post => self.doh_door(Version::Http2),
+        }
     }
 
     /// A new client of this run's transport.
     pub(crate) fn client(&self) -> Client {
-        Client::to(self.transport(), self.addr())
+        Client::to(self.transport(), &self.own_door())
+    }
+
+    /// A new client of this run's transport, which is a stream.
+    pub(crate) fn stream(&self) -> StreamClient {
+        StreamClient::through(&self.own_door())
     }
 
     /// Asks by this run's transport, from a port of its own.
@@ -379,7 +522,7 @@ impl Daemon {
 
     /// Asks over TCP, on a connection of its own.
     pub(crate) fn tcp(&self, query: &Query) -> Reply {
-        TcpClient::to(self.addr()).ask(query)
+        StreamClient::to(self.addr()).ask(query)
     }
 
     /// Status and body of a page of the metrics listener.

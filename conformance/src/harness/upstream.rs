@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::{Record, RecordType};
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::framed;
+use super::secure::{Counts, End, Exchanged, Out, ok};
 use super::{PATIENCE, address, dns, soa};
 
 /// How a query came to the upstream.
@@ -20,6 +22,8 @@ use super::{PATIENCE, address, dns, soa};
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    Dot,
+    Doh,
 }
 
 /// A query as the upstream received it.
@@ -33,6 +37,8 @@ pub(crate) struct Asked {
     pub(crate) conn: usize,
     pub(crate) octets: Vec<u8>,
     pub(crate) message: Message,
+    /// The head of the request that brought it, by DoH.
+    pub(crate) request: Option<http::request::Parts>,
 }
 
 impl Asked {
@@ -140,6 +146,10 @@ pub(crate) enum Answer {
     SendAndClose(Box<Message>),
     /// The end of the connection.
     Close,
+    /// A response that is none of DNS, by DoH; silence elsewhere.
+    Http(Box<http::Response<Vec<u8>>>),
+    /// The end of this exchange alone, by DoH; silence elsewhere.
+    Reset,
 }
 
 impl From<Message> for Answer {
@@ -167,12 +177,14 @@ impl Gate {
 /// A server; it stops when dropped.
 pub(crate) struct Upstream {
     addr: SocketAddr,
-    socket: Arc<UdpSocket>,
+    socket: Option<Arc<UdpSocket>>,
     state: Arc<State>,
     threads: Vec<JoinHandle<()>>,
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
-struct State {
+pub(super) struct State {
+    pub(super) counts: Counts,
     script: Box<dyn Fn(&Asked) -> Answer + Send + Sync>,
     asked: Mutex<Vec<Asked>>,
     changed: Condvar,
@@ -271,14 +283,7 @@ impl Upstream {
         script: impl Fn(&Asked) -> A + Send + Sync + 'static,
     ) -> Self {
         let addr = socket.local_addr().expect("a bound socket has an address");
-        let state = Arc::new(State {
-            script: Box::new(move |asked| script(asked).into()),
-            asked: Mutex::default(),
-            changed: Condvar::new(),
-            streams: Mutex::default(),
-            stopping: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
-        });
+        let state = Arc::new(State::new(move |asked| script(asked).into()));
         let socket = Arc::new(socket);
         let mut threads = Vec::new();
         threads.push(thread::spawn({
@@ -291,7 +296,16 @@ impl Upstream {
                 move || serve_tcp(&state, &listener)
             }));
         }
-        Self { addr, socket, state, threads }
+        Self { addr, socket: Some(socket), state, threads, task: None }
+    }
+
+    /// A server that a task of the runtime is.
+    pub(super) fn of_task(
+        addr: SocketAddr,
+        state: Arc<State>,
+        task: tokio::task::JoinHandle<()>,
+    ) -> Self {
+        Self { addr, socket: None, state, threads: Vec::new(), task: Some(task) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -300,8 +314,14 @@ impl Upstream {
 
     /// Sends a datagram from the address that is asked, out of turn.
     pub(crate) fn send_to(&self, octets: &[u8], to: SocketAddr) {
+        let socket = self.socket.as_ref().expect("a server that has datagrams");
         // An error is an ICMP message about an earlier one.
-        let _ = self.socket.send_to(octets, to);
+        let _ = socket.send_to(octets, to);
+    }
+
+    /// What it has counted, if it is one over TLS.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.state.counts
     }
 
     /// Everything asked so far.
@@ -330,11 +350,18 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.state.stopping.store(true, Ordering::SeqCst);
-        // Wakes both servers, which then see that they are to stop.
-        if let Ok(socket) = UdpSocket::bind((self.addr.ip(), 0)) {
-            let _ = socket.send_to(&[], self.addr);
+        if let Some(task) = self.task.take() {
+            // Its connections end with it.
+            task.abort();
+            let _ = super::http::patiently(task);
         }
-        let _ = TcpStream::connect_timeout(&self.addr, Duration::from_millis(500));
+        if !self.threads.is_empty() {
+            // Wakes both servers, which then see that they are to stop.
+            if let Ok(socket) = UdpSocket::bind((self.addr.ip(), 0)) {
+                let _ = socket.send_to(&[], self.addr);
+            }
+            let _ = TcpStream::connect_timeout(&self.addr, Duration::from_millis(500));
+        }
         for stream in lock(&self.state.streams).drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -358,7 +385,7 @@ fn serve_udp(state: &Arc<State>, socket: &Arc<UdpSocket>) {
             continue;
         };
         let outlet = Outlet::Datagram(Arc::clone(socket), from);
-        state.take(&buffer[..length], Transport::Udp, from, 0, outlet);
+        state.take(&buffer[..length], Transport::Udp, from, 0, None, outlet);
     }
 }
 
@@ -386,17 +413,31 @@ fn serve_stream(state: &Arc<State>, mut stream: TcpStream, from: SocketAddr, con
         if stream.read_exact(&mut message).is_err() {
             return;
         }
-        state.take(&message, Transport::Tcp, from, conn, Outlet::Stream(Arc::clone(&writer)));
+        let outlet = Outlet::Stream(Arc::clone(&writer));
+        state.take(&message, Transport::Tcp, from, conn, None, outlet);
     }
 }
 
 impl State {
-    fn take(
+    pub(super) fn new(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        Self {
+            counts: Counts::default(),
+            script: Box::new(script),
+            asked: Mutex::default(),
+            changed: Condvar::new(),
+            streams: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn take(
         &self,
         octets: &[u8],
         transport: Transport,
         from: SocketAddr,
         conn: usize,
+        request: Option<http::request::Parts>,
         outlet: Outlet,
     ) {
         let _watch = Watch(&self.broken);
@@ -411,6 +452,7 @@ impl State {
                 conn,
                 octets: octets.to_vec(),
                 message,
+                request,
             };
             list.push(asked.clone());
             asked
@@ -420,9 +462,13 @@ impl State {
     }
 }
 
-enum Outlet {
+pub(super) enum Outlet {
     Datagram(Arc<UdpSocket>, SocketAddr),
     Stream(Arc<Mutex<TcpStream>>),
+    /// A DoT connection.
+    Frames(mpsc::UnboundedSender<Out>),
+    /// A DoH exchange, and the connection that carries it.
+    Exchange(Mutex<Option<oneshot::Sender<Exchanged>>>, mpsc::UnboundedSender<End>),
 }
 
 impl Outlet {
@@ -445,23 +491,50 @@ impl Outlet {
             }
             Answer::SendAndClose(message) => {
                 self.send(&encode(&message));
-                self.close();
+                self.close(End::Gracefully);
             }
-            Answer::Close => self.close(),
+            Answer::Close => self.close(End::Now),
+            Answer::Http(response) => self.respond(Exchanged::Response(response)),
+            Answer::Reset => self.respond(Exchanged::Reset),
         }
     }
 
     /// A client that has gone does not trouble the server.
     fn send(&self, octets: &[u8]) {
-        let _ = match self {
-            Self::Datagram(socket, to) => socket.send_to(octets, to).map(drop),
-            Self::Stream(stream) => lock(stream).write_all(&framed(octets)),
-        };
+        match self {
+            Self::Datagram(socket, to) => {
+                let _ = socket.send_to(octets, to);
+            }
+            Self::Stream(stream) => {
+                let _ = lock(stream).write_all(&framed(octets));
+            }
+            Self::Frames(out) => {
+                let _ = out.send(Out::Message(octets.to_vec()));
+            }
+            Self::Exchange(..) => self.respond(ok(octets.to_vec())),
+        }
     }
 
-    fn close(&self) {
-        if let Self::Stream(stream) = self {
-            let _ = lock(stream).shutdown(Shutdown::Both);
+    fn respond(&self, response: Exchanged) {
+        if let Self::Exchange(exchange, _) = self {
+            if let Some(exchange) = lock(exchange).take() {
+                let _ = exchange.send(response);
+            }
+        }
+    }
+
+    fn close(&self, end: End) {
+        match self {
+            Self::Datagram(..) => {}
+            Self::Stream(stream) => {
+                let _ = lock(stream).shutdown(Shutdown::Both);
+            }
+            Self::Frames(out) => {
+                let _ = out.send(Out::Close);
+            }
+            Self::Exchange(_, connection) => {
+                let _ = connection.send(end);
+            }
         }
     }
 }
