@@ -2,6 +2,12 @@
 
 mod admin;
 mod caching;
+mod certificates;
+mod discovery;
+mod doh;
+mod doh_connections;
+mod doh_upstreams;
+mod dot;
 mod edns;
 mod edns_upstreams;
 mod expiry;
@@ -18,8 +24,11 @@ mod local;
 mod malformed;
 mod names;
 mod negative;
+mod privacy;
 mod process;
+mod proxies;
 mod routing;
+mod secure_upstreams;
 mod sockets;
 mod special;
 mod spoofing;
@@ -56,6 +65,15 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         stream_clients::CASES,
         stream_limits::CASES,
         stream_upstreams::CASES,
+        dot::CASES,
+        doh::CASES,
+        doh_connections::CASES,
+        certificates::CASES,
+        proxies::CASES,
+        secure_upstreams::CASES,
+        doh_upstreams::CASES,
+        privacy::CASES,
+        discovery::CASES,
         sockets::CASES,
         admin::CASES,
         process::CASES,

@@ -25,7 +25,7 @@ pub(crate) use dns::{
 };
 pub(crate) use octets::{Door, Pushed};
 pub(crate) use process::{SERVE_UPSTREAM, UpstreamProcess, serve_upstream};
-pub(crate) use secure::{Counts, Secure};
+pub(crate) use secure::Secure;
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 
 /// How long a test waits for what has to happen, far above what it takes on a busy machine.

@@ -37,10 +37,6 @@ cases! {
         "DO is copied into refusals, errors and local answers too";
     formerr_carries_opt, all, "RFC 6891 7",
         "an error to who speaks EDNS comes with OPT";
-    cookies_are_not_echoed, all, "RFC 7873 5.2",
-        "who has no cookies to give ignores a client's, well-formed or not";
-    padding_is_not_answered, all, "RFC 7830 6",
-        "nothing is padded on transports that hide nothing";
     client_subnet_is_not_echoed, all, "RFC 7871 7.2.2",
         "an answer that depends on no subnet names none";
     keepalive_is_ignored_in_datagrams, udp, "RFC 7828 3.3.1",
@@ -275,16 +271,6 @@ fn assert_not_answered(world: &World, code: u16, data: &[u8]) {
         assert_eq!(reply.option_codes(), Vec::<u16>::new());
     }
     assert_eq!(upstream.asked()[0].option_codes(), Vec::<u16>::new());
-}
-
-fn cookies_are_not_echoed(world: &World) {
-    for cookie in [&b"8 octets"[..], b"8 octets and 16 from a server", b"short"] {
-        assert_not_answered(world, COOKIE, cookie);
-    }
-}
-
-fn padding_is_not_answered(world: &World) {
-    assert_not_answered(world, PADDING, &[0; 100]);
 }
 
 fn client_subnet_is_not_echoed(world: &World) {

@@ -316,6 +316,20 @@ impl Reply {
     pub(crate) fn option_codes(&self) -> Vec<u16> {
         option_codes(&self.message)
     }
+
+    /// The data of an EDNS option, if it is there.
+    pub(crate) fn option(&self, code: u16) -> Option<Vec<u8>> {
+        option(&self.message, code)
+    }
+}
+
+/// The data of an EDNS option of a message.
+pub(crate) fn option(message: &Message, code: u16) -> Option<Vec<u8>> {
+    let options = &message.edns.as_ref()?.options().options;
+    let mut found = options.iter().filter(|(one, _)| u16::from(*one) == code);
+    let (_, option) = found.next()?;
+    assert!(found.next().is_none(), "option {code} twice");
+    Some(Vec::try_from(option).expect("an option that was read can be written"))
 }
 
 /// The codes of all EDNS options of a message.

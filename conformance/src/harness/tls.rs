@@ -117,6 +117,11 @@ impl Identity {
         }
     }
 
+    /// The certificate in DER.
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.certificate_der
+    }
+
     /// SHA-256 of its SubjectPublicKeyInfo in base64, as it is pinned.
     pub(crate) fn pin(&self) -> String {
         let suite = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();

@@ -87,6 +87,11 @@ impl Asked {
         dns::option_codes(&self.message)
     }
 
+    /// The data of an EDNS option that came with it.
+    pub(crate) fn option(&self, code: u16) -> Option<Vec<u8>> {
+        dns::option(&self.message, code)
+    }
+
     /// A reply without records, as a recursive server would send it.
     pub(crate) fn reply(&self) -> Message {
         let mut reply = Message::response(self.id(), OpCode::Query);
