@@ -52,11 +52,7 @@ mod tests {
     }
 
     impl Octets for Given {
-        fn poll_read(
-            &mut self,
-            _: &mut Context<'_>,
-            memory: &mut [u8],
-        ) -> Poll<io::Result<usize>> {
+        fn poll_read(&mut self, _: &mut Context<'_>, memory: &mut [u8]) -> Poll<io::Result<usize>> {
             let octets = memory.len().min(self.at_once).min(self.octets.len());
             for (place, octet) in memory.iter_mut().zip(self.octets.drain(..octets)) {
                 *place = octet;

@@ -11,6 +11,7 @@ use super::{
     ReplyTo, Transport,
 };
 use crate::doh::{self, Head, Refusal};
+use crate::forwarded;
 use crate::limits::{
     CLIENT_UNSENT_OCTETS, EXCHANGES_PER_CLIENT_CONN, MESSAGE_OCTETS, RESETS_PER_CONN, UNSENT_OCTETS,
 };
@@ -71,7 +72,11 @@ impl Engine {
             self.report_limit(now, Counter::LimitExchanges, "exchanges");
             return Err(AcceptRefused::TooManyConnections);
         }
-        let client = conn.peer;
+        let proxies = &self.snapshot.listen.trusted_proxies;
+        let client = match forwarded::client(&head.headers, conn.peer.ip(), proxies) {
+            ip if ip == conn.peer.ip() => conn.peer,
+            ip => SocketAddr::new(ip, 0), // the port is not told
+        };
         let phase = Phase::Body(Vec::new());
         let exchange = Exchange::Client(ClientExchange { conn: name, client, phase });
         let handle = self.exchanges.insert(exchange).expect("there is room");

@@ -1,8 +1,9 @@
 //! Clients' stream connections: accepting, reading queries, writing answers, pausing, closing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::question::{Client, Desk, Verdict};
+use super::shared::Standing;
 use super::{
     AcceptRefused, Accepted, Action, CloseMode, Conn, Counted, Due, Engine, Established,
     ListenerId, Out, ReplyTo,
@@ -15,6 +16,7 @@ use crate::metrics::Counter;
 use crate::planted::{Bug, is_planted};
 use crate::policy::fold;
 use crate::time::Instant;
+use crate::transport::Transport;
 
 impl Engine {
     /// A connection was accepted: count it in, give it a name.
@@ -61,9 +63,15 @@ impl Engine {
         let settings = &self.snapshot.listen;
         let socket = settings.socket(listener).ok_or(AcceptRefused::Stopping)?;
         let peer = SocketAddr::new(fold(peer.ip()), peer.port());
-        let may_ask = self.snapshot.acl.allows(peer.ip());
-        let counted = self.shared.admit_connection(peer.ip(), may_ask, settings)?;
+        let speaks_for_others = settings.proxy_protocol_from.allows(peer.ip())
+            || (socket.transport == Transport::Doh && settings.trusted_proxies.allows(peer.ip()));
+        let standing = if speaks_for_others { Standing::Proxy } else { self.standing(peer.ip()) };
+        let counted = self.shared.admit_connection(peer.ip(), standing, settings)?;
         Ok((*socket, peer, counted))
+    }
+
+    fn standing(&self, client: IpAddr) -> Standing {
+        if self.snapshot.acl.allows(client) { Standing::Client } else { Standing::Stranger }
     }
 
     /// The handshakes of a client's connection are over. Whom a proxy announces counts in its place.
@@ -73,16 +81,16 @@ impl Engine {
         handle: ConnHandle,
         how: &Established,
     ) {
+        let announced = how.client.map(|client| SocketAddr::new(fold(client.ip()), client.port()));
+        let standing = announced.map(|client| self.standing(client.ip()));
         let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else {
             return;
         };
         conn.note_established(now);
-        if let Some(client) = how.client {
-            conn.peer = SocketAddr::new(fold(client.ip()), client.port());
-            let ip = conn.peer.ip();
+        if let Some((client, standing)) = announced.zip(standing) {
+            conn.peer = client;
             self.shared.release_connection(conn.counted);
-            let may_ask = self.snapshot.acl.allows(ip);
-            match self.shared.admit_connection(ip, may_ask, &self.snapshot.listen) {
+            match self.shared.admit_connection(client.ip(), standing, &self.snapshot.listen) {
                 Ok(counted) => conn.counted = counted,
                 Err(_) => {
                     self.metrics.counters.count(Counter::ConnsRefused);

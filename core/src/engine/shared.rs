@@ -42,6 +42,18 @@ pub(crate) struct Counted {
     may_ask: bool,
 }
 
+/// Who it is that connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Speaks for many others, each of whom is looked at on their own.
+    Proxy,
+    /// May ask.
+    Client,
+    /// May not, and gets a connection to be told so; but only few of them, so that others are not kept
+    /// out.
+    Stranger,
+}
+
 /// Who counts as one client: an IPv4 address, or the IPv6 network of one subscriber, who has all
 /// addresses in it (RFC 6177 section 2).
 fn network_of(client: IpAddr) -> IpAddr {
@@ -99,14 +111,14 @@ impl Shared {
         self.clients().total
     }
 
-    /// Counts a client's connection in, if the bounds allow it. Who may not ask gets a connection to
-    /// be told so, but only few of them, so that others are not kept out.
+    /// Counts a client's connection in, if the bounds allow it.
     pub(super) fn admit_connection(
         &self,
         client: IpAddr,
-        may_ask: bool,
+        standing: Standing,
         settings: &ListenSettings,
     ) -> Result<Counted, AcceptRefused> {
+        let may_ask = standing != Standing::Stranger;
         let mut clients = self.clients();
         let strangers_max = (settings.max_connections / STRANGERS_SHARE).max(1);
         if clients.total >= settings.max_connections
@@ -115,7 +127,11 @@ impl Shared {
             return Err(AcceptRefused::TooManyConnections);
         }
         let network = network_of(client);
-        let per_client = if may_ask { settings.max_connections_per_client } else { 1 };
+        let per_client = match standing {
+            Standing::Proxy => settings.max_connections,
+            Standing::Client => settings.max_connections_per_client,
+            Standing::Stranger => 1,
+        };
         let held = clients.by_network.entry(network).or_insert(0);
         if *held >= per_client {
             return Err(AcceptRefused::TooManyFromClient);

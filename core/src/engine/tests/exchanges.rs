@@ -452,3 +452,42 @@ fn a_status_is_reported_and_the_next_one_is_asked() {
     assert_eq!(world.count(Counter::UpstreamHttp), 1);
     assert_eq!(world.queries.len(), 1);
 }
+
+#[test]
+fn whom_a_trusted_proxy_asks_for_is_the_client_of_that_request_alone() {
+    let mut snapshot = with(&[UpstreamProtocol::Udp]);
+    snapshot.listen.trusted_proxies = Acl::new(vec!["198.51.100.1/32".parse().expect("valid")]);
+    snapshot.listen.max_connections_per_client = 1;
+    let mut world = World::new(snapshot);
+    let proxy: SocketAddr = "198.51.100.1:7".parse().expect("valid");
+    for _ in 0..3 {
+        let conn = world.accept(DOH, proxy); // more than one client may have
+        world.engine.handle_established(world.now, conn, Established::default());
+        for (header, status) in [
+            (Some("for=10.0.0.1"), 200),
+            (Some("for=203.0.113.9"), 403),
+            (Some("for=10.0.0.1, for=203.0.113.9"), 403),
+            (None, 403), // the proxy for itself
+        ] {
+            let encoded = data_encoding::BASE64URL_NOPAD.encode(&query(0, "localhost"));
+            let mut request = Request::get(format!("/dns-query?dns={encoded}"));
+            if let Some(header) = header {
+                request = request.header("forwarded", header);
+            }
+            let head = request.body(()).expect("valid").into_parts().0;
+            let opened = world.engine.handle_exchange_opened(world.now, conn, &head);
+            let exchange = opened.expect("room");
+            world.pump();
+            assert_eq!(response(&mut world, exchange).status(), status, "{header:?}");
+            sent(&mut world, exchange);
+        }
+    }
+    // From anybody else the header means nothing.
+    let conn = http_client(&mut world);
+    let request = Request::post("/dns-query").header("forwarded", "for=203.0.113.9");
+    let request = request.header("content-type", "application/dns-message");
+    let head = request.body(()).expect("valid").into_parts().0;
+    let exchange = world.engine.handle_exchange_opened(world.now, conn, &head).expect("room");
+    body(&mut world, exchange, &query(0, "localhost"), true);
+    assert_eq!(response(&mut world, exchange).status(), 200);
+}
