@@ -38,6 +38,9 @@ pub const AD: u16 = 0x0020;
 /// The flag of a client that validates by itself.
 pub const CD: u16 = 0x0010;
 
+/// The cookie of all clients that have one.
+pub const CLIENT_COOKIE: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8];
+
 /// A client's EDNS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientEdns {
@@ -116,10 +119,14 @@ impl Asked {
         let rest = &message[question_end..];
         let edns = match (number(10), rest) {
             (Some(0), []) => None,
-            (Some(1), [0, 0, 41, high, low, 0, 0, bits @ (0 | 0x80), 0, 0, 0]) => {
+            (
+                Some(1),
+                [0, 0, 41, high, low, 0, 0, bits @ (0 | 0x80), 0, more, less, options @ ..],
+            ) if usize::from(u16::from_be_bytes([*more, *less])) == options.len() => {
+                check_options(options)?;
                 Some((u16::from_be_bytes([*high, *low]), *bits == 0x80))
             }
-            _ => return Err("something else than a plain OPT record behind the question"),
+            _ => return Err("something else than an OPT record behind the question"),
         };
         Ok(Self { id, flags, question_end, qtype, edns })
     }
@@ -129,6 +136,30 @@ impl Asked {
     pub fn name<'m>(&self, message: &'m [u8]) -> &'m [u8] {
         &message[12..self.question_end - 4]
     }
+}
+
+/// Only what an engine has to say of its own: a cookie, that it wants to keep the connection, padding,
+/// in this order and each once. Clients of the world send one cookie, `CLIENT_COOKIE`.
+fn check_options(options: &[u8]) -> Result<(), &'static str> {
+    let mut rest = options;
+    let mut last = 0;
+    while let [0, code, more, less, payload @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*more, *less]));
+        let Some((payload, after)) = payload.split_at_checked(length) else {
+            return Err("an option that overruns its OPT record");
+        };
+        let fine = match code {
+            10 => matches!(length, 8 | 16..=40) && !payload.starts_with(CLIENT_COOKIE),
+            11 => length == 0,
+            12 => payload.iter().all(|octet| *octet == 0),
+            _ => false,
+        };
+        if !fine || *code <= last {
+            return Err("an option that is none of ours");
+        }
+        (last, rest) = (*code, after);
+    }
+    if rest.is_empty() { Ok(()) } else { Err("octets that are no option") }
 }
 
 /// A reply that is being written.
@@ -225,9 +256,24 @@ mod tests {
         let asked = Asked::read(&message).expect("it is plain");
         assert_eq!((asked.id, asked.qtype, asked.edns), (7, types::A, Some((1_232, true))));
         assert_eq!(asked.name(&message), wire_name("a.example."));
-        let with_option = ClientEdns { options: vec![0, 10, 0, 0], ..edns };
-        let leaking = query(7, RD, &wire_name("a.example."), types::A, Some(&with_option));
-        assert!(Asked::read(&leaking).is_err());
+        let with = |options: &[u8]| {
+            let edns = ClientEdns { options: options.to_vec(), ..edns.clone() };
+            Asked::read(&query(7, RD, &wire_name("a.example."), types::A, Some(&edns)))
+        };
+        let ours = b"\0\x0a\0\x08its own.\0\x0b\0\0\0\x0c\0\x02\0\0";
+        assert_eq!(with(ours).map(|asked| asked.edns), Ok(Some((1_232, true))));
+        let leaking = [&b"\0\x0a\0\x08"[..], CLIENT_COOKIE].concat();
+        for wrong in [
+            &b"\0\x0a\0\0"[..],
+            &leaking,
+            b"\0\x08\0\x04\0\x01\0\0",
+            b"\0\x0c\0\0\0\x0b\0\0",
+            b"\0\x0c\0\x01x",
+            b"\0\x0b\0\x01",
+            b"\0\x0b\0",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong:02x?}");
+        }
         assert!(Asked::read(&message[..20]).is_err());
     }
 

@@ -38,6 +38,8 @@ pub struct ServerEdns {
     pub dnssec_ok: bool,
     /// The code of its extended error (RFC 8914).
     pub extended_error: Option<u16>,
+    /// The client's part of its cookie (RFC 7873), which has one of the server's too.
+    pub cookie: Option<[u8; 8]>,
 }
 
 impl Reading {
@@ -103,12 +105,19 @@ pub fn read(message: &[u8]) -> Result<Reading, String> {
     Ok(reading)
 }
 
-/// An OPT record as we send it: version 0, no flag but DO, no option but an extended error.
+/// An OPT record as we send it: version 0, no flag but DO, no option but an extended error and a cookie.
 fn server_edns(edns: &Edns) -> Result<ServerEdns, String> {
     let mut extended_error = None;
+    let mut cookie = None;
     for (code, option) in edns.options().as_ref() {
-        let EdnsOption::Unknown(15, data) = option else {
-            return Err(format!("option {code:?}, which nobody asked for"));
+        let data = match option {
+            EdnsOption::Unknown(15, data) => data,
+            EdnsOption::Unknown(10, data) => {
+                cookie = data.first_chunk::<8>().copied().filter(|_| data.len() == 24);
+                cookie.ok_or("an odd cookie")?;
+                continue;
+            }
+            _ => return Err(format!("option {code:?}, which nobody asked for")),
         };
         let info_code = data.first_chunk::<2>().filter(|_| extended_error.is_none());
         let info_code = info_code.ok_or("an odd extended error")?;
@@ -118,7 +127,7 @@ fn server_edns(edns: &Edns) -> Result<ServerEdns, String> {
         return Err(format!("EDNS of version {} with odd flags", edns.version()));
     }
     let (size, dnssec_ok) = (edns.max_payload(), edns.flags().dnssec_ok);
-    Ok(ServerEdns { size, dnssec_ok, extended_error })
+    Ok(ServerEdns { size, dnssec_ok, extended_error, cookie })
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the world's answers are of three types")]

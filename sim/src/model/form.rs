@@ -2,7 +2,7 @@
 
 use super::Query;
 use crate::invariant::{Broken, Checks, Invariant};
-use crate::message::{AA, AD, CD, QR, RA, RD, Z};
+use crate::message::{AA, AD, CD, CLIENT_COOKIE, QR, RA, RD, Z};
 use crate::reading::{Reading, read};
 
 /// Header and question are the query's, and the other flags are ours.
@@ -47,6 +47,12 @@ pub(super) fn check_form(
     checks.that(Invariant::S4, suits, || {
         format!("OPT in the query: {:?}, in the reply: {:?}", query.edns, reading.edns)
     })?;
+    // Who sends a cookie gets it back, and nobody else one.
+    let option = [&[0, 10, 0, 8], CLIENT_COOKIE].concat();
+    let sent = query.message.windows(option.len()).any(|octets| octets == option);
+    let cookie = reading.edns.and_then(|edns| edns.cookie);
+    let same = cookie.as_ref().map(<[u8; 8]>::as_slice) == sent.then_some(CLIENT_COOKIE);
+    checks.that(Invariant::S4, same, || format!("cookie {cookie:?} for one sent: {sent}"))?;
     checks.that(Invariant::S4, message.len() <= query.limit, || {
         format!("{} octets, where the client takes {}", message.len(), query.limit)
     })?;

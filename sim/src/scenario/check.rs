@@ -16,6 +16,10 @@ use super::wire::{self, bits};
 
 /// RFC 8914 section 2.
 const EXTENDED_ERROR: u16 = 15;
+/// RFC 7873 section 4.
+const COOKIE: u16 = 10;
+/// RFC 7828 section 3.1.
+const KEEPALIVE: u16 = 11;
 const HEADER_OCTETS: usize = 12;
 
 /// A message and what hickory-proto makes of it.
@@ -181,8 +185,20 @@ pub(super) fn always_of_reply(
         if theirs.version == 0 && reply.dnssec_ok() != theirs.dnssec_ok {
             return Err("DO is copied".to_owned());
         }
-        if reply.options().iter().any(|(code, _)| *code != EXTENDED_ERROR) {
-            return Err("the only option in it is an extended error".to_owned());
+        for (code, data) in reply.options() {
+            let asked_for = match code {
+                EXTENDED_ERROR => true,
+                // The client's cookie and one of ours (RFC 9018 section 4).
+                COOKIE => theirs
+                    .option(COOKIE)
+                    .and_then(<[u8]>::first_chunk::<8>)
+                    .is_some_and(|cookie| data.starts_with(cookie) && data.len() == 24),
+                KEEPALIVE => is_stream && theirs.option(KEEPALIVE).is_some() && data.len() == 2,
+                _ => false,
+            };
+            if !asked_for {
+                return Err(format!("option {code} is none that was asked for"));
+            }
         }
     }
     if !is_stream {
@@ -207,9 +223,17 @@ pub(super) fn always_of_query(query: &Decoded) -> Result<(), String> {
         return Err("it has one question and no records but OPT".to_owned());
     }
     if let Some(edns) = &query.message.edns
-        && (edns.version() != 0 || edns.rcode_high() != 0 || !query.options().is_empty())
+        && (edns.version() != 0 || edns.rcode_high() != 0)
     {
-        return Err("its OPT record has version 0 and no options".to_owned());
+        return Err("its OPT record has version 0".to_owned());
+    }
+    let is_ours = |(code, data): &(u16, Vec<u8>)| match *code {
+        COOKIE => matches!(data.len(), 8 | 16..=40),
+        KEEPALIVE => data.is_empty(),
+        _ => false,
+    };
+    if !query.options().iter().all(is_ours) {
+        return Err("its only options are a cookie and that the connection is to be kept".into());
     }
     Ok(())
 }

@@ -82,6 +82,20 @@ impl Edns {
         Ok(true)
     }
 
+    /// The data of the first option of this code.
+    pub(super) fn option(&self, wanted: u16) -> Option<&[u8]> {
+        let mut rest = &self.options[..];
+        while let [high, low, more, less, after @ ..] = rest {
+            let length = usize::from(u16::from_be_bytes([*more, *less]));
+            let (data, after) = after.split_at_checked(length)?;
+            if u16::from_be_bytes([*high, *low]) == wanted {
+                return Some(data);
+            }
+            rest = after;
+        }
+        None
+    }
+
     fn push_option(&mut self, code: u16, data: &[u8]) {
         self.options.extend(code.to_be_bytes());
         self.options.extend(length_of(data));

@@ -11,7 +11,7 @@ use super::queue::Event;
 use crate::fault::Fault;
 use crate::invariant::Broken;
 use crate::machine::{Datagram, Input};
-use crate::message::{AD, CD, ClientEdns, QR, RD, query, types, wire_name};
+use crate::message::{AD, CD, CLIENT_COOKIE, ClientEdns, QR, RD, query, types, wire_name};
 use crate::model::{Channel, Query, Verdict};
 
 /// On its way from a client to a listener.
@@ -215,7 +215,7 @@ impl World {
             version: 0,
             // A cookie and a client subnet, which are nobody's business upstream.
             options: if draw.chance(300) {
-                vec![0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 8, 0, 7, 0, 1, 24, 0, 10, 1, 2]
+                [&[0, 10, 0, 8], CLIENT_COOKIE, &[0, 8, 0, 7, 0, 1, 24, 0, 10, 1, 2]].concat()
             } else {
                 Vec::new()
             },
