@@ -38,7 +38,7 @@ cases! {
         "signatures come to who asks for them, and not from the cache to who does not";
 }
 
-const COOKIE: u16 = 10;
+const LOCAL_USE: u16 = 65_001;
 const EXTENDED_ERROR: u16 = 15;
 const QR_RD_RA: u16 = 0x8180;
 
@@ -67,7 +67,7 @@ fn upstream_opt_stays_here(world: &World) {
         let mut reply = asked.address(60, "192.0.2.1");
         let mut edns = Edns::new();
         edns.set_max_payload(4000);
-        edns.options_mut().insert(EdnsOption::Unknown(COOKIE, vec![1; 16]));
+        edns.options_mut().insert(EdnsOption::Unknown(LOCAL_USE, vec![1; 16]));
         reply.set_edns(edns);
         reply
     });
