@@ -87,6 +87,9 @@ pub const MISMATCHES_PER_SOCKET: u32 = 1_000;
 /// instead: about one in seven of all ids was tried by then.
 pub const MISMATCHES_BEFORE_STREAM: u32 = 10_000;
 
+/// Age at which a cookie of ours towards an upstream is replaced (RFC 7873 section 7.1).
+pub const COOKIE_AGE: Duration = Duration::from_secs(86_400);
+
 /// Stream connections to one upstream, per worker.
 pub const CONNS_PER_UPSTREAM: usize = 4;
 /// Queries in flight on one stream connection to an upstream before another one is opened; all

@@ -110,15 +110,14 @@ fn server_edns(edns: &Edns) -> Result<ServerEdns, String> {
     let mut extended_error = None;
     let mut cookie = None;
     for (code, option) in edns.options().as_ref() {
-        let data = match option {
-            EdnsOption::Unknown(15, data) => data,
-            EdnsOption::Unknown(10, data) => {
-                cookie = data.first_chunk::<8>().copied().filter(|_| data.len() == 24);
-                cookie.ok_or("an odd cookie")?;
-                continue;
-            }
-            _ => return Err(format!("option {code:?}, which nobody asked for")),
+        let EdnsOption::Unknown(number @ (10 | 15), data) = option else {
+            return Err(format!("option {code:?}, which nobody asked for"));
         };
+        if *number == 10 {
+            cookie = data.first_chunk::<8>().copied().filter(|_| data.len() == 24);
+            cookie.ok_or("an odd cookie")?;
+            continue;
+        }
         let info_code = data.first_chunk::<2>().filter(|_| extended_error.is_none());
         let info_code = info_code.ok_or("an odd extended error")?;
         extended_error = Some(u16::from_be_bytes(*info_code));

@@ -91,6 +91,7 @@ impl Engine {
         endpoint: usize,
         out: &mut Out<'_>,
     ) -> Result<(), Failure> {
+        self.renew_cookie(now, endpoint);
         let name = self.take_socket(now, endpoint).ok_or(Failure::Busy)?;
         let socket = self.sockets.get_mut(name).expect("a socket just taken is alive");
         let id = socket.ids.allocate(handle, &mut self.rng.ids).ok_or(Failure::Busy)?;

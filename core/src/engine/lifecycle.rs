@@ -104,7 +104,8 @@ impl Engine {
             BOOTSTRAP => Arc::default(), // no upstream, so without a label of its own
             name => self.metrics.latency(name),
         };
-        let cookie = settings.cookies.then(|| EndpointCookie::new(self.rng.cookies.bits()));
+        let ours = settings.cookies.then(|| self.rng.cookies.bits());
+        let cookie = ours.map(|ours| EndpointCookie::new(ours, self.now));
         let state = Endpoint::new(Arc::clone(settings), remote, latency, cookie);
         let is_gone = |place: &usize| self.endpoints[*place].is_gone();
         let gone: Vec<usize> = (0..self.endpoints.len()).filter(is_gone).collect();

@@ -148,7 +148,8 @@ impl Engine {
             self.fetches.get_mut(fetch).expect("its id is in flight").case_differs = true;
         }
         if other_case || lacks_cookie {
-            // The server's own habit or a spoofer's good guess: only a stream can tell. Who knew the port is not to meet the question there again.
+            // The server's own habit or a spoofer's good guess: only a stream can tell. Who knew the
+            // port is not to meet the question there again.
             self.retire_socket(socket);
             self.ask_over_stream(now, fetch, out);
         } else {

@@ -38,6 +38,18 @@ impl Engine {
         }
     }
 
+    /// Replaces a cookie that has been used for long enough, when no query is in flight whose reply
+    /// would have the old one.
+    pub(super) fn renew_cookie(&mut self, now: Instant, endpoint: usize) {
+        let state = &mut self.endpoints[endpoint];
+        if let Some(cookie) = &mut state.cookie
+            && state.in_flight == 0
+            && cookie.is_old(now)
+        {
+            *cookie = EndpointCookie::new(self.rng.cookies.bits(), now);
+        }
+    }
+
     /// Looks at the cookie of a reply in a datagram: whether it lacks one and has to be confirmed over
     /// TCP.
     ///

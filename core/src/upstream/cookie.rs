@@ -3,6 +3,8 @@
 //!
 //! Knows what a reply's COOKIE option means. What is done about it is the engine's business.
 
+use crate::limits::COOKIE_AGE;
+use crate::time::Instant;
 use crate::wire::{CLIENT_COOKIE_OCTETS, COOKIE_OCTETS_MAX, Cookie};
 
 /// What is sent to one endpoint as its COOKIE option.
@@ -11,6 +13,7 @@ pub(crate) struct EndpointCookie {
     octets: [u8; COOKIE_OCTETS_MAX],
     /// How much of it there is: ours alone as long as the server has given none.
     len: usize,
+    made_at: Instant,
 }
 
 /// What a reply's COOKIE option means.
@@ -35,10 +38,15 @@ impl std::fmt::Debug for EndpointCookie {
 
 impl EndpointCookie {
     /// With this cookie of ours, and none of the server's yet.
-    pub(crate) fn new(ours: u64) -> Self {
+    pub(crate) fn new(ours: u64, now: Instant) -> Self {
         let mut octets = [0; COOKIE_OCTETS_MAX];
         octets[..CLIENT_COOKIE_OCTETS].copy_from_slice(&ours.to_be_bytes());
-        Self { octets, len: CLIENT_COOKIE_OCTETS }
+        Self { octets, len: CLIENT_COOKIE_OCTETS, made_at: now }
+    }
+
+    /// Whether it has been used for long enough.
+    pub(crate) fn is_old(&self, now: Instant) -> bool {
+        now.since(self.made_at) >= COOKIE_AGE
     }
 
     /// The payload of the option in queries.
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_learnt_sent_back_and_then_expected() {
-        let mut cookie = EndpointCookie::new(OURS);
+        let mut cookie = EndpointCookie::new(OURS, Instant::ZERO);
         assert_eq!(cookie.as_option(), option(OURS, &[]));
         assert_eq!(cookie.judge(None), CookieSign::NotExpected);
         for server in [&[7; 8][..], &[8; 32], &[9; 16]] {
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_does_not_repeat_ours_or_has_no_such_length_is_wrong() {
-        let cookie = EndpointCookie::new(OURS);
+        let cookie = EndpointCookie::new(OURS, Instant::ZERO);
         for bit in 0..64 {
             let other = option(OURS ^ (1 << bit), &[1; 16]);
             assert_eq!(cookie.judge(Some(&other)), CookieSign::Wrong);
@@ -120,6 +128,6 @@ mod tests {
 
     #[test]
     fn the_cookie_is_not_shown() {
-        assert_eq!(format!("{:?}", EndpointCookie::new(OURS)), "EndpointCookie(..)");
+        assert_eq!(format!("{:?}", EndpointCookie::new(OURS, Instant::ZERO)), "EndpointCookie(..)");
     }
 }

@@ -26,6 +26,9 @@ const AGE_SECONDS_MAX: u32 = 3_600;
 /// time is a moment ahead, do not need.
 const FUTURE_SECONDS_MAX: u32 = 300;
 
+/// How long one secret is used: RFC 7873 section 7.1 wants no more than 26 hours.
+const SECRET_SECONDS: u32 = 86_400;
+
 const _: () = assert!(VERSION.len() + 4 + 8 == SERVER_COOKIE_OCTETS);
 
 /// The payload of a COOKIE option.
@@ -57,7 +60,8 @@ pub(crate) enum Presented {
     Unknown,
 }
 
-/// The secret that server cookies are made with: one for all workers of a process, for its life.
+/// What server cookies are made from: one for all workers of a process, for its life. The secret
+/// itself is another one each day (RFC 7873 section 7.1), and a cookie's time says which.
 ///
 /// Since no other process ever sees these cookies as its own, their time is that of the engines,
 /// seconds since an arbitrary start, and not the time of day.
@@ -84,10 +88,12 @@ impl CookieSecret {
         client: [u8; CLIENT_COOKIE_OCTETS],
     ) -> [u8; REPLY_COOKIE_OCTETS] {
         let seconds = now.seconds_since(Instant::ZERO);
-        let hash = self.hash(client, seconds.to_be_bytes(), address);
+        let hash = hash_of(self.of_day(seconds), client, seconds, address);
         let mut option = [0; REPLY_COOKIE_OCTETS];
-        let parts = client.into_iter().chain(VERSION).chain(seconds.to_be_bytes()).chain(hash);
-        option.iter_mut().zip(parts).for_each(|(octet, part)| *octet = part);
+        fill(
+            &mut option,
+            client.into_iter().chain(VERSION).chain(seconds.to_be_bytes()).chain(hash),
+        );
         option
     }
 
@@ -110,23 +116,35 @@ impl CookieSecret {
         let (now, made) = (now.seconds_since(Instant::ZERO), u32::from_be_bytes(*seconds));
         let is_timely = now.wrapping_sub(made) <= AGE_SECONDS_MAX
             || made.wrapping_sub(now) <= FUTURE_SECONDS_MAX;
-        let ours = self.hash(cookie.client, *seconds, address);
+        let ours = hash_of(self.of_day(made), cookie.client, made, address);
         // One comparison of eight octets tells nothing by its time.
         let same = u64::from_ne_bytes(hash.try_into().ok()?) == u64::from_ne_bytes(ours);
         Some(*version == VERSION && is_timely && same)
     }
 
-    /// RFC 9018 section 4.4.
-    fn hash(&self, client: [u8; 8], seconds: [u8; 4], address: IpAddr) -> [u8; 8] {
-        let mut input = [0; 32];
-        let parts = client.into_iter().chain(VERSION).chain(seconds);
-        let length = match address {
-            IpAddr::V4(ip) => fill(&mut input, parts.chain(ip.octets())),
-            IpAddr::V6(ip) => fill(&mut input, parts.chain(ip.octets())),
+    /// The secret of the day that this second is in.
+    fn of_day(&self, seconds: u32) -> [u8; 16] {
+        let day = (seconds / SECRET_SECONDS).to_be_bytes();
+        let half = |half: u8| {
+            let [a, b, c, d] = day;
+            SipHasher24::new_with_key(&self.0).hash(&[half, a, b, c, d]).to_le_bytes()
         };
-        let input = input.get(..length).unwrap_or_default();
-        SipHasher24::new_with_key(&self.0).hash(input).to_le_bytes()
+        let mut secret = [0; 16];
+        fill(&mut secret, half(0).into_iter().chain(half(1)));
+        secret
     }
+}
+
+/// The hash in a server cookie (RFC 9018 section 4.4).
+fn hash_of(secret: [u8; 16], client: [u8; 8], seconds: u32, address: IpAddr) -> [u8; 8] {
+    let mut input = [0; 32];
+    let parts = client.into_iter().chain(VERSION).chain(seconds.to_be_bytes());
+    let length = match address {
+        IpAddr::V4(ip) => fill(&mut input, parts.chain(ip.octets())),
+        IpAddr::V6(ip) => fill(&mut input, parts.chain(ip.octets())),
+    };
+    let input = input.get(..length).unwrap_or_default();
+    SipHasher24::new_with_key(&secret).hash(input).to_le_bytes()
 }
 
 /// Puts octets at the start of a buffer; gives their number.
@@ -156,7 +174,7 @@ mod tests {
     fn the_examples_of_rfc_9018_come_out() {
         const FIRST: u128 = 0xe5e9_73e5_a6b2_a43f_48e7_dc84_9e37_bfcf;
         const SECOND: u128 = 0x4455_36bc_d251_3298_075a_5d37_9663_c962;
-        let examples: [(u128, u64, &str, u64, u128); 4] = [
+        let examples: [(u128, u64, &str, u32, u128); 4] = [
             (
                 FIRST,
                 0x2464_c4ab_cf10_c957,
@@ -187,10 +205,10 @@ mod tests {
             ),
         ];
         for (secret, client, from, seconds, server) in examples {
-            let secret = CookieSecret::new(secret.to_be_bytes());
-            let made = secret.issue(at(seconds), address(from), client.to_be_bytes());
-            let expected = [&client.to_be_bytes()[..], &server.to_be_bytes()].concat();
-            assert_eq!(made[..], expected, "{from}");
+            let client = client.to_be_bytes();
+            let hash = hash_of(secret.to_be_bytes(), client, seconds, address(from));
+            let made = [&VERSION[..], &seconds.to_be_bytes(), &hash].concat();
+            assert_eq!(made, server.to_be_bytes(), "{from}");
         }
     }
 
@@ -228,6 +246,20 @@ mod tests {
             let elsewhere = CookieSecret::new([8; 16]);
             assert_eq!(elsewhere.judge(at(10_000), address(ours), cookie), Presented::Unknown);
         }
+    }
+
+    /// RFC 7873 section 7.1; cookies are good across midnight nevertheless.
+    #[test]
+    fn the_secret_is_another_one_each_day() {
+        let secret = CookieSecret::new([7; 16]);
+        let days: std::collections::BTreeSet<_> =
+            (0..400).map(|day| secret.of_day(day * SECRET_SECONDS)).collect();
+        assert_eq!(days.len(), 400);
+        assert_eq!(secret.of_day(0), secret.of_day(SECRET_SECONDS - 1));
+        let evening = u64::from(SECRET_SECONDS) - 1;
+        let option = secret.issue(at(evening), address("192.0.2.1"), [1; 8]);
+        let cookie = Cookie::read(&option).unwrap();
+        assert_eq!(judge(secret, evening + 2, "192.0.2.1", cookie), Presented::Ours);
     }
 
     #[test]

@@ -121,6 +121,22 @@ fn letter_case_is_random_towards_udp_upstreams() {
 }
 
 #[test]
+fn cookies_are_for_datagrams_to_upstreams_and_for_clients() {
+    let cookies = |keys: &str| {
+        let loaded = FakeHost::new().load(&with_upstream(keys)).expect("loads");
+        (loaded.snapshot.upstreams[0].cookies, warnings(&loaded))
+    };
+    assert_eq!(cookies(""), (true, vec![]));
+    assert_eq!(cookies("cookies = false"), (false, vec![]));
+    assert_eq!(cookies("protocol = 'tcp'"), (false, vec![]));
+    let (value, warned) = cookies("protocol = 'tcp', cookies = true");
+    assert!(!value && warned[0].contains("has no effect on protocol tcp"), "{warned:?}");
+    let ours =
+        |keys: &str| FakeHost::new().load(&with(keys)).expect("loads").snapshot.listen.cookies;
+    assert_eq!((ours(""), ours("listen = { cookies = false }")), (true, false));
+}
+
+#[test]
 fn defaults_are_those_of_the_contract() {
     let loaded = FakeHost::new().load(&with("")).expect("loads");
     assert!(loaded.warnings.is_empty() && loaded.files.is_empty());

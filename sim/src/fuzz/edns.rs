@@ -14,6 +14,9 @@ use hickory_proto::op::Message;
 use super::oracle::{self, HEADER};
 
 const CLIENT_SUBNET: u16 = 8;
+const COOKIE: u16 = 10;
+const TCP_KEEPALIVE: u16 = 11;
+const PADDING: u16 = 12;
 const EXTENDED_ERROR: u16 = 15;
 const QUESTION: &[u8] = b"\x07example\0\0\x01\0\x01";
 const BOUNDS: TtlBounds = TtlBounds {
@@ -136,6 +139,10 @@ fn assert_query(opt: &Opt<'_>, around: Surroundings) {
             assert_eq!(expected, None);
             assert_eq!(view.edns(), Some(fields));
             assert_eq!(view.client_subnet(), opt.option(CLIENT_SUBNET));
+            let options = view.options();
+            assert_eq!(options.cookie, opt.option(COOKIE), "the first counts");
+            assert_eq!(options.keepalive, opt.option(TCP_KEEPALIVE));
+            assert_eq!(options.padding, opt.option(PADDING).is_some());
             if let Some(hickory) = oracle::decode(&octets) {
                 assert_eq!(oracle::client_edns(&hickory), Some(fields));
             }
@@ -191,6 +198,7 @@ fn assert_response(opt: &Opt<'_>, around: Surroundings, rcode: u8) {
     let error = opt.option(EXTENDED_ERROR).filter(|payload| payload.len() >= 2);
     let error = error.map(|payload| oracle::number(payload, 0));
     assert_eq!(view.extended_error().map(|error| error.0), error, "RFC 8914 section 2");
+    assert_eq!(view.cookie(), opt.option(COOKIE));
     if let Some(hickory) = oracle::decode(&octets) {
         assert_eq!(u16::from(hickory.metadata.response_code), expected);
     }

@@ -7,7 +7,7 @@ use crate::config::{Alpn, Snapshot, Trust, UpstreamProtocol, UpstreamSettings, U
 use crate::conn::append_message;
 use crate::engine::{Closed, IoFailure};
 use crate::handle::ConnHandle;
-use crate::limits::RETRANSMIT_AFTER;
+use crate::limits::{COOKIE_AGE, RETRANSMIT_AFTER};
 use crate::metrics::Counter;
 use crate::time::Duration;
 use crate::wire::{ClientOptions, QueryView};
@@ -132,6 +132,31 @@ fn each_address_has_a_cookie_of_its_own_that_a_reload_keeps() {
     let [changed, kept] = cookies(&mut world);
     assert_ne!(changed, first, "made anew");
     assert_eq!(kept, second);
+}
+
+/// RFC 7873 section 7.1. A query in flight keeps the cookie that its reply will have.
+#[test]
+fn our_cookie_is_replaced_after_a_day() {
+    let mut world = World::new(one());
+    learn(&mut world);
+    ask(&mut world);
+    let (socket, _, sent) = world.next_query();
+    let first = cookie(&sent);
+    world.upstream_says(socket, &proven(&sent, 60, THEIRS));
+    world.pass(COOKIE_AGE - Duration::from_millis(1));
+    ask(&mut world);
+    let (socket, _, sent) = world.next_query();
+    assert_eq!(cookie(&sent), first, "not yet");
+    world.pass(Duration::from_millis(1));
+    world.ask(&query(8, "b.example"));
+    let (other, _, at_the_same_time) = world.next_query();
+    assert_eq!(cookie(&at_the_same_time), first, "still in use");
+    world.upstream_says(socket, &proven(&sent, 60, THEIRS));
+    world.upstream_says(other, &proven(&at_the_same_time, 60, THEIRS));
+    ask(&mut world);
+    let second = cookie(&world.next_query().2);
+    assert_eq!(second.len(), 8, "without theirs, which was for the old one");
+    assert_ne!(second, first[..8]);
 }
 
 /// RFC 7873 section 5.3: the reply is ignored, and the right one may still come.
