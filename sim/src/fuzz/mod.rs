@@ -17,6 +17,7 @@ mod framing;
 mod hosts;
 mod name;
 mod oracle;
+mod proxy;
 mod query;
 mod response;
 mod round_trip;
@@ -28,6 +29,7 @@ pub use engine::engine;
 pub use framing::framing;
 pub use hosts::hosts;
 pub use name::name;
+pub use proxy::proxy;
 pub use query::query;
 pub use response::response;
 pub use round_trip::round_trip;
@@ -42,13 +44,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "config", run: config },
     Target { name: "edns", run: edns },
     Target { name: "engine", run: engine },
     Target { name: "framing", run: framing },
     Target { name: "hosts", run: hosts },
     Target { name: "name", run: name },
+    Target { name: "proxy", run: proxy },
     Target { name: "query", run: query },
     Target { name: "response", run: response },
     Target { name: "round_trip", run: round_trip },
