@@ -407,8 +407,8 @@ impl Engine {
             let (upstream, addr) = self.endpoints[endpoint].display_name();
             self.report(now, Event::UpstreamIgnoresCase { upstream, addr });
         }
-        if carrier != Carrier::Datagram && !self.take_stream_cookie(handle, view) {
-            return self.attempt_failed(now, handle, Failure::Malformed, out);
+        if carrier != Carrier::Datagram {
+            self.take_stream_cookie(handle, view);
         }
         let Some(fetch) = self.fetches.get_mut(handle) else { return };
         let rcode = view.rcode();

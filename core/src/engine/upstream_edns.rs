@@ -51,10 +51,11 @@ impl Engine {
     }
 
     /// Looks at the cookie of a reply in a datagram: whether it lacks one and has to be confirmed over
-    /// TCP.
+    /// TCP; or has another one than ours, which a spoofer's would have, and that of a proxy which caches
+    /// replies and their cookies for everybody.
     ///
     /// # Errors
-    /// It has another one than ours: it changes nothing.
+    /// There is no send left to confirm it: it changes nothing.
     pub(super) fn lacks_cookie(
         &mut self,
         handle: FetchHandle,
@@ -68,7 +69,7 @@ impl Engine {
             CookieSign::Proves | CookieSign::NotExpected => Ok(false),
             // Nothing can ever be confirmed.
             CookieSign::Missing if fetch.sends_max == 1 => Ok(false),
-            CookieSign::Missing if !fetch.is_spent() => {
+            CookieSign::Missing | CookieSign::Wrong if !fetch.is_spent() => {
                 self.metrics.counters.count(Counter::ReplyWrongCookie);
                 fetch.cookie_missing = true;
                 Ok(true)
@@ -77,25 +78,18 @@ impl Engine {
         }
     }
 
-    /// Looks at the cookie of a reply over TCP, which says what datagrams can be expected to have.
-    /// Whether the reply may be used.
-    pub(super) fn take_stream_cookie(
-        &mut self,
-        handle: FetchHandle,
-        view: &ResponseView<'_>,
-    ) -> bool {
-        let Some(fetch) = self.fetches.get_mut(handle) else { return true };
+    /// Looks at the cookie of a reply over TCP, which needs no proof and says what datagrams can be
+    /// expected to have.
+    pub(super) fn take_stream_cookie(&mut self, handle: FetchHandle, view: &ResponseView<'_>) {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
         fetch.cookie_missing = false;
-        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return true };
+        let Candidate::Endpoint(endpoint) = fetch.candidate() else { return };
         let cookie = self.endpoints[endpoint].cookie.as_mut();
-        let Some(cookie) = cookie.filter(|_| fetch.edns) else { return true };
+        let Some(cookie) = cookie.filter(|_| fetch.edns) else { return };
         match learnt(cookie, view) {
-            CookieSign::Proves | CookieSign::NotExpected => true,
-            CookieSign::Missing => {
-                cookie.forget();
-                true
-            }
-            CookieSign::Wrong => false,
+            CookieSign::Proves | CookieSign::NotExpected => {}
+            CookieSign::Missing => cookie.forget(),
+            CookieSign::Wrong => cookie.give_up(),
         }
     }
 
@@ -120,14 +114,14 @@ impl Engine {
         self.next_attempt(now, handle, out);
     }
 
-    /// A reply without a cookie could not be confirmed over TCP. What there was of cookies is given
-    /// up: this server may have none any more, and no TCP either. Whether that was the case.
+    /// A reply without the right cookie could not be confirmed over TCP. Cookies are given up: this
+    /// server may have none any more, and no TCP either. Whether that was the case.
     pub(super) fn gave_up_cookie(&mut self, handle: FetchHandle) -> bool {
         let Some(fetch) = self.fetches.get_mut(handle) else { return false };
         let Candidate::Endpoint(endpoint) = fetch.candidate() else { return false };
         let was_missing = std::mem::take(&mut fetch.cookie_missing);
         if was_missing && let Some(cookie) = &mut self.endpoints[endpoint].cookie {
-            cookie.forget();
+            cookie.give_up();
         }
         was_missing
     }

@@ -13,6 +13,8 @@ pub(crate) struct EndpointCookie {
     octets: [u8; COOKIE_OCTETS_MAX],
     /// How much of it there is: ours alone as long as the server has given none.
     len: usize,
+    /// The endpoint does not send back what it is sent: it gets none.
+    useless: bool,
     made_at: Instant,
 }
 
@@ -25,8 +27,8 @@ pub(crate) enum CookieSign {
     NotExpected,
     /// There is none, but this endpoint sends cookies.
     Missing,
-    /// It does not repeat ours, or is no cookie at all: the reply must be ignored (RFC 7873 section
-    /// 5.3).
+    /// It does not repeat ours, or is no cookie at all: by itself the reply is worth nothing (RFC 7873
+    /// section 5.3).
     Wrong,
 }
 
@@ -41,7 +43,7 @@ impl EndpointCookie {
     pub(crate) fn new(ours: u64, now: Instant) -> Self {
         let mut octets = [0; COOKIE_OCTETS_MAX];
         octets[..CLIENT_COOKIE_OCTETS].copy_from_slice(&ours.to_be_bytes());
-        Self { octets, len: CLIENT_COOKIE_OCTETS, made_at: now }
+        Self { octets, len: CLIENT_COOKIE_OCTETS, useless: false, made_at: now }
     }
 
     /// Whether it has been used for long enough.
@@ -51,31 +53,37 @@ impl EndpointCookie {
 
     /// The payload of the option in queries.
     pub(crate) fn as_option(&self) -> &[u8] {
-        &self.octets[..self.len]
+        if self.useless { &[] } else { &self.octets[..self.len] }
     }
 
     /// What a reply with this option, or without one, means.
     pub(crate) fn judge(&self, option: Option<&[u8]>) -> CookieSign {
-        match option.map(Cookie::read) {
+        if self.useless {
+            return CookieSign::NotExpected;
+        }
+        match option {
             None if self.len > CLIENT_COOKIE_OCTETS => CookieSign::Missing,
             None => CookieSign::NotExpected,
-            // A server's cookie alone makes the option whole (RFC 7873 section 5.3).
-            Some(Some(cookie))
-                if cookie.client == self.octets[..CLIENT_COOKIE_OCTETS]
-                    && !cookie.server.is_empty() =>
-            {
+            // Some servers send back what they do not know, so without a cookie of theirs.
+            Some(octets) if octets.starts_with(&self.octets[..CLIENT_COOKIE_OCTETS]) => {
                 CookieSign::Proves
             }
             Some(_) => CookieSign::Wrong,
         }
     }
 
-    /// Keeps the server's cookie of an option that proved to be right.
+    /// Keeps the server's cookie of an option that proved to be right, if it has one.
     pub(crate) fn learn(&mut self, option: &[u8]) {
-        if let Some(room) = self.octets.get_mut(..option.len()) {
+        let is_whole = Cookie::read(option).is_some_and(|cookie| !cookie.server.is_empty());
+        if is_whole && let Some(room) = self.octets.get_mut(..option.len()) {
             room.copy_from_slice(option);
             self.len = option.len();
         }
+    }
+
+    /// What the endpoint sends back proves nothing: it gets no cookies until the next one is made.
+    pub(crate) fn give_up(&mut self) {
+        self.useless = true;
     }
 
     /// The server has no cookies any more.
@@ -112,17 +120,38 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_repeat_ours_or_has_no_such_length_is_wrong() {
+    fn what_does_not_repeat_ours_is_wrong() {
         let cookie = EndpointCookie::new(OURS, Instant::ZERO);
         for bit in 0..64 {
             let other = option(OURS ^ (1 << bit), &[1; 16]);
             assert_eq!(cookie.judge(Some(&other)), CookieSign::Wrong);
         }
-        for length in 0..48 {
-            let whole = option(OURS, &[1; 40]);
-            let right = (16..=40).contains(&length);
-            let sign = if right { CookieSign::Proves } else { CookieSign::Wrong };
-            assert_eq!(cookie.judge(Some(&whole[..length])), sign, "{length}");
+        let whole = option(OURS, &[1; 40]);
+        for length in 0..8 {
+            assert_eq!(cookie.judge(Some(&whole[..length])), CookieSign::Wrong, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_repeats_ours_proves_but_only_a_whole_one_is_sent_back() {
+        let whole = option(OURS, &[1; 40]);
+        for length in 8..48 {
+            let mut cookie = EndpointCookie::new(OURS, Instant::ZERO);
+            assert_eq!(cookie.judge(Some(&whole[..length])), CookieSign::Proves);
+            cookie.learn(&whole[..length]);
+            let kept = if (16..=40).contains(&length) { length } else { 8 };
+            assert_eq!(cookie.as_option(), &whole[..kept], "{length}");
+        }
+    }
+
+    #[test]
+    fn useless_cookies_are_neither_sent_nor_looked_at() {
+        let mut cookie = EndpointCookie::new(OURS, Instant::ZERO);
+        cookie.learn(&option(OURS, &[7; 8]));
+        cookie.give_up();
+        assert!(cookie.as_option().is_empty());
+        for reply in [None, Some(&[1; 16][..]), Some(&option(OURS, &[]))] {
+            assert_eq!(cookie.judge(reply), CookieSign::NotExpected);
         }
     }
 
