@@ -3,7 +3,7 @@
 //! Owns the order and the fairness of reading and writing, and how a stream is finished. Knows the
 //! stream as [`Octets`], which each daemon implements for those of its async runtime, and the
 //! engine as [`Told`]. There is no timer in here: the engine owns all deadlines of a connection,
-//! and whoever calls [`Worker::finish`](crate::worker::Worker::finish) bounds its time.
+//! and the worker bounds how long finishing may take.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -189,13 +189,6 @@ impl CertificateWatch {
         }
     }
 
-    /// Reads the files although they look the same: the operator asks for it.
-    pub fn look_now(&mut self, now: Instant) {
-        self.seen = None;
-        self.known = self.identity.stamps();
-        self.renew(now);
-    }
-
     /// Whether the files are others than the known ones for the second time in a row. Certificate
     /// and key are two files, which nobody can exchange in one step.
     fn has_changed(&mut self, found: [Stamp; 2]) -> bool {

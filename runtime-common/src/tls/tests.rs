@@ -211,10 +211,8 @@ fn verified_as(issued: &Issued, settings: &UpstreamTls) -> Result<(), TlsFailure
     let shaken = shake(&mut client, &mut server);
     shaken.map_err(|error| {
         let error = io::Error::new(io::ErrorKind::InvalidData, error);
-        match failure_of(&error) {
-            IoFailure::Tls(failure) => failure,
-            other => panic!("{other:?}"),
-        }
+        let IoFailure::Tls(failure) = failure_of(&error) else { panic!("not of TLS: {error}") };
+        failure
     })
 }
 
