@@ -1,11 +1,11 @@
 //! The daemon's own certificate: checked at the start, looked at again when its files change.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::case::World;
 use crate::harness::tls::{ALL_VERSIONS, Flaw, Identity, client_config};
 use crate::harness::{
-    Daemon, Door, Extra, Query, Settings, StreamClient, Upstream, free_port, until,
+    Daemon, Door, Extra, Query, Settings, StreamClient, Upstream, free_port, until_within,
 };
 
 cases! {
@@ -36,6 +36,10 @@ cases! {
     missing_authorities_are_an_error, own, "config upstreams.tls_ca_file",
         "a file of authorities that is not there, or holds none, ends the start and is named";
 }
+
+/// How long it may take until changed files are noticed: they are looked at every few seconds, and
+/// twice, since they may be half written.
+const NOTICED: Duration = Duration::from_secs(25);
 
 /// Starts what has to fail, over each encrypted transport, and gives what it says.
 fn fail(world: &World, change: impl Fn(Settings) -> Settings) -> String {
@@ -148,7 +152,7 @@ fn new_certificate_is_taken_up(world: &World) {
     let new = Identity::new(Flaw::None);
     daemon.rewrite("server.pem", &new.certificate);
     daemon.rewrite("server.key", &new.key);
-    until("the new certificate is shown", || {
+    until_within(NOTICED, "the new certificate is shown", || {
         // Who keeps busy is not idle.
         assert_eq!(standing.ask(&Query::a("www.example.org")).address(), "192.0.2.1");
         (shown(&daemon) == new.der()).then_some(())
@@ -164,7 +168,9 @@ fn bad_new_certificate_changes_nothing(world: &World) {
     for content in ["whatever\n", &Identity::new(Flaw::None).certificate] {
         let warnings = daemon.said().matches("server.").count();
         daemon.rewrite("server.pem", content);
-        until("it warns", || (daemon.said().matches("server.").count() > warnings).then_some(()));
+        until_within(NOTICED, "it warns", || {
+            (daemon.said().matches("server.").count() > warnings).then_some(())
+        });
         assert_eq!(shown(&daemon), before);
     }
 }

@@ -10,7 +10,7 @@ cases! {
     encrypted_listeners_are_announced, all, "RFC 9462 4, RFC 9461 4",
         "_dns.resolver.arpa SVCB names our encrypted listeners: protocol, port, path";
     only_what_listens_is_announced, own, "RFC 9462 4",
-        "a listener that is not there is not announced";
+        "a listener that is not there is not announced, and the path is the configured one";
     nothing_is_announced_unasked, all, "RFC 9462 4",
         "without `listen.ddr` there is no designated resolver, and that is a proper answer";
     resolver_arpa_is_never_forwarded, all, "RFC 9462 6.1",
@@ -81,8 +81,7 @@ const DOHPATH: u16 = 7;
 
 fn encrypted_listeners_are_announced(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
-    let keys = format!(r#"{DDR}, doh_path = "/q""#);
-    let daemon = start(world, &upstream, &[Extra::Dot, Extra::Doh], &keys);
+    let daemon = start(world, &upstream, &[Extra::Dot, Extra::Doh], DDR);
     let mut seen = (false, false);
     let records = svcb(&daemon);
     for (priority, target, parameters) in &records {
@@ -101,7 +100,7 @@ fn encrypted_listeners_are_announced(world: &World) {
                 assert!(alpn.starts_with(b"\x02h2"), "{alpn:02x?}");
                 seen.1 = true;
                 assert_eq!(port, daemon.extra(Extra::Doh).port());
-                assert_eq!(parameter(parameters, DOHPATH), Some(&b"/q{?dns}"[..]));
+                assert_eq!(parameter(parameters, DOHPATH), Some(&b"/dns-query{?dns}"[..]));
             }
         }
     }
@@ -117,9 +116,12 @@ fn encrypted_listeners_are_announced(world: &World) {
 fn only_what_listens_is_announced(world: &World) {
     let upstream = Upstream::answering("192.0.2.1");
     for (extra, alpn) in [(Extra::Dot, &b"\x03dot"[..]), (Extra::Doh, b"\x02h2")] {
-        let daemon = start(world, &upstream, &[extra], DDR);
+        let keys = format!(r#"{DDR}, doh_path = "/elsewhere""#);
+        let daemon = start(world, &upstream, &[extra], &keys);
         let records = svcb(&daemon);
         assert_eq!(records.len(), 1);
+        let path = (extra == Extra::Doh).then_some(&b"/elsewhere{?dns}"[..]);
+        assert_eq!(parameter(&records[0].2, DOHPATH), path);
         assert!(parameter(&records[0].2, ALPN).expect("what is spoken").starts_with(alpn));
     }
 }

@@ -76,21 +76,23 @@ fn rcode(daemon: &Daemon, octets: &[u8]) -> u16 {
 fn assert_dropped(daemon: &Daemon, octets: &[u8]) {
     let mut client = daemon.client();
     client.send(octets);
-    if daemon.transport().is_http() {
-        client.expect_silence(PATIENCE);
-    }
     let after = blocked();
-    client.send(&after.encode());
-    match (client.try_receive(PATIENCE), daemon.transport()) {
-        (Tried::Reply(reply), _) => {
-            reply.check_echo(&after);
-            if !daemon.transport().is_http() {
+    if daemon.transport().is_http() {
+        // Each request has a response (RFC 8484 section 4.2.1).
+        client.expect_status(400);
+        client.send(&after.encode());
+        client.receive().check_echo(&after);
+    } else {
+        client.send(&after.encode());
+        match (client.try_receive(PATIENCE), daemon.transport()) {
+            (Tried::Reply(reply), _) => {
+                reply.check_echo(&after);
                 client.expect_silence(Duration::from_millis(20));
             }
-        }
-        (Tried::Closed, Via::Tcp | Via::Dot) => {}
-        (other @ (Tried::Closed | Tried::Silence | Tried::Status(_)), _) => {
-            panic!("answered after it, not {other:?}")
+            (Tried::Closed, Via::Tcp | Via::Dot) => {}
+            (other @ (Tried::Closed | Tried::Silence | Tried::Status(_)), _) => {
+                panic!("answered after it, not {other:?}")
+            }
         }
     }
     assert_eq!(daemon.ask(&blocked()).rcode(), 5, "others do not notice");

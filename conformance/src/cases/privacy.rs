@@ -30,8 +30,6 @@ cases! {
         "another client cookie gets another server cookie";
     malformed_cookies_are_formerr, all, "RFC 7873 5.2.2",
         "a cookie of a length that no cookie has is FORMERR";
-    cookies_can_be_switched_off, all, "config listen.cookies",
-        "with cookies switched off no reply holds one";
     upstreams_get_our_cookie, both, "RFC 7873 5.1",
         "datagrams to an upstream carry a client cookie of ours, the same each time";
     upstreams_differ_in_cookie, own, "RFC 7873 4.1",
@@ -188,13 +186,6 @@ fn malformed_cookies_are_formerr(world: &World) {
         let reply = daemon.ask(&www().option(COOKIE, &vec![1; length]));
         assert_eq!(reply.rcode(), 0, "{length} octets");
     }
-}
-
-fn cookies_can_be_switched_off(world: &World) {
-    let upstream = Upstream::answering("192.0.2.1");
-    let daemon = Settings::with(&upstream).listen("cookies = false").start(world);
-    let reply = daemon.ask(&www().option(COOKIE, CLIENT_COOKIE));
-    assert_eq!((reply.address().as_str(), reply.option(COOKIE)), ("192.0.2.1", None));
 }
 
 fn upstreams_get_our_cookie(world: &World) {

@@ -145,8 +145,10 @@ fn sessions_with_upstreams_are_resumed(world: &World) {
                 assert_eq!(daemon.udp(&Query::a(&name)).address(), "192.0.2.1");
             }
             let counts = upstream.counts();
+            // A query may still come before the end of the connection is seen.
             let handshakes = counts.handshakes.load(Ordering::SeqCst);
-            assert_eq!((handshakes, counts.resumed.load(Ordering::SeqCst)), (5, 4), "{version:?}");
+            assert!((2..=5).contains(&handshakes), "{handshakes}");
+            assert_eq!(counts.resumed.load(Ordering::SeqCst), handshakes - 1, "{version:?}");
         }
     }
 }

@@ -109,13 +109,23 @@ impl Client {
         reply
     }
 
-    /// Checks that no reply comes within the time given, and that a stream stays open. Where each
-    /// request has a response, it has to be that of a bad one (RFC 8484 section 4.2.1).
+    /// Checks that no reply comes within the time given, and that a stream stays open.
     pub(crate) fn expect_silence(&mut self, within: Duration) {
-        match (self.try_receive(within), &self) {
-            (Tried::Silence, Self::Udp(_) | Self::Stream(_)) => {}
-            (Tried::Status(400), Self::Http(_)) => {}
-            (other, _) => panic!("silence, not {other:?}"),
+        match self.try_receive(within) {
+            Tried::Silence => {}
+            other @ (Tried::Reply(_) | Tried::Closed | Tried::Status(_)) => {
+                panic!("silence, not {other:?}")
+            }
+        }
+    }
+
+    /// Checks that the next response of HTTP has this status, and no message.
+    pub(crate) fn expect_status(&mut self, status: u16) {
+        match self.try_receive(PATIENCE) {
+            Tried::Status(other) if other == status => {}
+            other @ (Tried::Reply(_) | Tried::Closed | Tried::Silence | Tried::Status(_)) => {
+                panic!("status {status}, not {other:?}")
+            }
         }
     }
 }

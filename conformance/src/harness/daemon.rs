@@ -94,7 +94,9 @@ impl Settings {
 
     /// More keys of the listen section.
     pub(crate) fn listen(mut self, keys: &str) -> Self {
-        self.listen = format!("{keys}, {}", self.listen);
+        if !keys.is_empty() {
+            self.listen = format!("{keys}, {}", self.listen);
+        }
         self
     }
 

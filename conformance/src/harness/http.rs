@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 use std::future::Future;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response, header};
@@ -17,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::octets::{Door, Octets};
-use super::tls::{SERVER_NAME, base64url, server_name};
+use super::tls::{SERVER_NAME, server_name};
 use super::{PATIENCE, Reply};
 
 /// The media type of RFC 8484 section 6.
@@ -39,7 +40,7 @@ pub(crate) fn post(message: &[u8]) -> Request<Vec<u8>> {
 
 /// The same by GET.
 pub(crate) fn get(message: &[u8]) -> Request<Vec<u8>> {
-    get_path(&format!("/dns-query?dns={}", base64url(message)))
+    get_path(&format!("/dns-query?dns={}", BASE64URL_NOPAD.encode(message)))
 }
 
 /// A GET of any path.
@@ -87,9 +88,25 @@ impl Version {
 
     /// One exchange on a connection of its own.
     pub(crate) fn exchange(self, door: &Door, request: Request<Vec<u8>>) -> Response<Vec<u8>> {
+        self.try_exchange(door, request).expect("a response")
+    }
+
+    /// The same, where the daemon may refuse the connection.
+    pub(crate) fn try_exchange(
+        self,
+        door: &Door,
+        request: Request<Vec<u8>>,
+    ) -> Option<Response<Vec<u8>>> {
         match self {
-            Self::Http1 => Http1::to(door).exchange(&request),
-            Self::Http2 => Http2::to(door).exchange(request).expect("an answer over HTTP/2"),
+            Self::Http1 => {
+                let mut client = Http1::on(door.try_open().ok()?);
+                client.send(&request);
+                client.receive_if_any()
+            }
+            Self::Http2 => {
+                let mut client = Http2::try_with(door, &h2::client::Builder::new()).ok()?;
+                client.exchange(request).ok()
+            }
         }
     }
 }
@@ -260,20 +277,25 @@ impl Http2 {
 
     /// A client with settings of its own.
     pub(crate) fn with(door: &Door, settings: &h2::client::Builder) -> Self {
+        Self::try_with(door, settings).expect("an HTTP/2 connection")
+    }
+
+    /// The same, where the daemon may refuse the connection.
+    pub(crate) fn try_with(door: &Door, settings: &h2::client::Builder) -> io::Result<Self> {
         let socket = door.socket();
         let (sender, connection) = patiently(async {
-            socket.set_nonblocking(true).expect("non-blocking");
-            let socket = tokio::net::TcpStream::from_std(socket).expect("a socket of the runtime");
+            socket.set_nonblocking(true)?;
+            let socket = tokio::net::TcpStream::from_std(socket)?;
             let stream: Box<dyn Stream> = match door.config() {
                 None => Box::new(socket),
                 Some(config) => {
                     let connector = TlsConnector::from(config.clone());
-                    Box::new(connector.connect(server_name(), socket).await.expect("TLS"))
+                    Box::new(connector.connect(server_name(), socket).await?)
                 }
             };
-            settings.handshake(stream).await.expect("an HTTP/2 connection")
-        });
-        Self { sender, connection: RUNTIME.spawn(connection) }
+            settings.handshake(stream).await.map_err(io::Error::other)
+        })?;
+        Ok(Self { sender, connection: RUNTIME.spawn(connection) })
     }
 
     /// Sends a request and does not wait for the response.

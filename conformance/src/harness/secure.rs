@@ -276,3 +276,39 @@ pub(super) fn ok(body: Vec<u8>) -> Exchanged {
         .expect("a valid response");
     Exchanged::Response(Box::new(response))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::http::{Http2, message, post};
+    use super::super::octets::Door;
+    use super::super::tls::client_config;
+    use super::super::{Query, StreamClient, until};
+    use super::*;
+
+    fn door(upstream: &Upstream, alpn: &str) -> Door {
+        Door::tls(upstream.addr(), client_config(ALL_VERSIONS, &[alpn]))
+    }
+
+    #[test]
+    fn clients_and_servers_of_the_harness_understand_each_other() {
+        let (dot, doh) =
+            (Secure::dot().answering("192.0.2.1"), Secure::doh().answering("192.0.2.2"));
+        let query = Query::a("www.example.org");
+        let reply = StreamClient::through(&door(&dot, "dot")).ask(&query);
+        assert_eq!(reply.address(), "192.0.2.1");
+        let response = Http2::to(&door(&doh, "h2")).exchange(post(&query.encode()));
+        assert_eq!(message(response.expect("a response")).address(), "192.0.2.2");
+        assert_eq!(doh.asked()[0].transport, Transport::Doh);
+        assert_eq!(doh.counts().handshakes.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn resets_are_counted() {
+        let doh = Secure::doh().start(|_: &Asked| Answer::Silence);
+        let mut client = Http2::to(&door(&doh, "h2"));
+        let exchange = client.start(post(&Query::a("www.example.org").encode())).expect("a stream");
+        doh.wait_for(1);
+        exchange.reset();
+        until("it is counted", || (doh.counts().resets.load(Ordering::SeqCst) == 1).then_some(()));
+    }
+}
