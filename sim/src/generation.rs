@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use balancedns_core::config::{Clock, Host, Source};
+use balancedns_core::config::{self, Clock, ConfigErrors, Host, Snapshot, Source};
 
 use crate::draw::{Draw, Purpose};
 use crate::fault::Fault;
@@ -22,13 +22,52 @@ pub const BLOCKED_GROUPS: u64 = 3;
 /// The hosts file.
 pub const HOSTS_FILE: &str = "10.9.0.1 h1.lan\n10.9.0.2 h2.lan\n";
 
+/// Where clients ask over HTTPS.
+pub const DOH_PATH: &str = "/dns-query";
+/// Who begins each connection and each datagram with the address of somebody else.
+pub const PROXIES: [u8; 2] = [10, 2];
+
+/// How a server is asked. Each is known by its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// By datagrams, and over TCP after truncation.
+    Udp,
+    /// Over TCP.
+    Tcp,
+    /// Over TLS.
+    Dot,
+    /// Over HTTPS.
+    Doh,
+}
+
+impl Protocol {
+    /// The port that is asked.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Udp | Self::Tcp => 53,
+            Self::Dot => 853,
+            Self::Doh => 443,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Dot => "dot",
+            Self::Doh => "doh",
+        }
+    }
+}
+
 /// An upstream of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Its place in the pool of servers of the world.
     pub place: usize,
-    /// Asked over TCP.
-    pub stream: bool,
+    /// How it is asked.
+    pub protocol: Protocol,
     /// Known by its host name.
     pub by_name: bool,
     /// Zones with their final dot; none is everything.
@@ -150,9 +189,13 @@ impl Generation {
         let mut text = String::from("return {\n");
         let (connections, per_client) = self.max_connections;
         let timeout = self.stream_timeout_ms;
+        let [high, low] = PROXIES;
         let _ = writeln!(
             text,
-            "  listen = {{ dns = \"0.0.0.0:53\", metrics = false, udp_size = {}, read_timeout_ms = {timeout}, \
+            "  listen = {{ dns = \"0.0.0.0:53\", dot = \"0.0.0.0:853\", doh = \"0.0.0.0:443\", \
+             doh_plain = \"0.0.0.0:8053\", doh_path = \"{DOH_PATH}\", tls_cert_file = \"c.pem\", \
+             tls_key_file = \"k.pem\", proxy_protocol_from = {{ \"{high}.{low}.0.0/16\" }}, \
+             metrics = false, udp_size = {}, read_timeout_ms = {timeout}, \
              write_timeout_ms = {timeout}, tcp_idle_timeout_ms = {}, max_connections = {connections}, \
              max_connections_per_client = {per_client} }},",
             self.udp_size,
@@ -184,27 +227,51 @@ impl Generation {
         let _ = writeln!(text, "  control = {{ drain_timeout_ms = {} }},", self.drain_ms);
         text.push_str("  upstreams = {\n");
         for server in &self.servers {
-            let addr = if server.by_name {
-                host_name(server.place)
+            let (ip, host) = (address(server.place).ip().to_string(), host_name(server.place));
+            let port = server.protocol.port();
+            let is_plain = matches!(server.protocol, Protocol::Udp | Protocol::Tcp);
+            let (url, own_name) = match server.protocol {
+                Protocol::Doh => (format!("doh_url = \"https://{host}{DOH_PATH}\", "), true),
+                Protocol::Udp | Protocol::Tcp | Protocol::Dot => (String::new(), false),
+            };
+            let addr = match (server.by_name, own_name) {
+                (true, true) => String::new(),
+                (true, false) => format!("addr = \"{host}:{port}\", "),
+                (false, _) => format!("addr = \"{ip}:{port}\", "),
+            };
+            let tls_name = if is_plain || own_name || server.by_name {
+                String::new()
             } else {
-                address(server.place).ip().to_string()
+                format!("tls_server_name = \"{host}\", ")
+            };
+            let case = if is_plain {
+                format!("randomize_case = {}", server.randomize_case)
+            } else {
+                String::new() // means nothing there
             };
             let zones: Vec<String> =
                 server.zones.iter().map(|zone| format!("\"{zone}\"")).collect();
             let _ = writeln!(
                 text,
-                "    {{ name = \"s{}\", protocol = \"{}\", addr = \"{addr}:53\", zones = {{ {} }}, timeout_ms = {}, \
-                 max_in_flight = {}, randomize_case = {} }},",
+                "    {{ name = \"s{}\", protocol = \"{}\", {addr}{url}{tls_name}zones = {{ {} }}, \
+                 timeout_ms = {}, max_in_flight = {}, {case} }},",
                 server.place,
-                if server.stream { "tcp" } else { "udp" },
+                server.protocol.name(),
                 zones.join(", "),
                 server.timeout_ms,
                 server.max_in_flight,
-                server.randomize_case
             );
         }
         text.push_str("  },\n}\n");
         text
+    }
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn load(&self) -> Result<Snapshot, ConfigErrors> {
+        Ok(config::load(&source(self.lua()), &Files)?.snapshot)
     }
 
     /// How long a client's connection may idle.
@@ -251,7 +318,7 @@ impl Generation {
         let text = self.lua();
         match draw.below(5) {
             0 => text.replace("cache =", "cahce ="),
-            1 => text.replace(":53\", zones", "\", zones"),
+            1 => text.replace("protocol = \"", "protocol = \"x"),
             2 => text.replace("deadline_ms = ", "deadline_ms = \"many\" .. "),
             3 => text.trim_end().trim_end_matches('}').to_owned(),
             _ => text.replace("return {", "return { upstreams = {} }, {"),
@@ -277,7 +344,13 @@ fn servers(options: &Options, draw: &mut Draw) -> Vec<Server> {
         };
         servers.push(Server {
             place,
-            stream: draw.chance(250),
+            protocol: if draw.chance(options.encrypted_per_mille) {
+                draw.pick(&[Protocol::Dot, Protocol::Doh])
+            } else if draw.chance(250) {
+                Protocol::Tcp
+            } else {
+                Protocol::Udp
+            },
             by_name: draw.chance(200),
             zones,
             timeout_ms: draw.pick(timeouts),
@@ -387,6 +460,12 @@ pub const UPSTREAM_FAULTS: &[Fault] = &[
     Fault::StreamReset,
     Fault::StreamEnds,
     Fault::StreamSilent,
+    Fault::TlsSilent,
+    Fault::TlsFails,
+    Fault::ExchangeFails,
+    Fault::GoAway,
+    Fault::WrongStatus,
+    Fault::WrongMediaType,
     Fault::WritesStall,
     Fault::SpoofFlood,
     Fault::SpoofedCase,

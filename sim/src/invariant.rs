@@ -56,6 +56,7 @@ invariants! {
     S23 "Counters add up: queries are replies, drops and those in flight; look-ups are hits and misses.";
     S24 "A configuration with mistakes changes nothing.";
     S27 "At most one instance of a worker, restarted not before its back-off; crash loops and stable runs count.";
+    S28 "Who is asked over TLS is asked over nothing else, under its name and for its resource.";
     L1 "After healing, every question goes to the first upstream of its zone again, all workers run.";
     L2 "After healing, no SERVFAIL.";
     L3 "After healing, the cache answers what was asked a moment ago.";

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use balancedns_core::batch::{ReceiveBatch, TransmitBatch, Via};
 use balancedns_core::config::Snapshot;
 use balancedns_core::engine::{
-    AcceptRefused, Action, CloseMode, Closed, Engine, EngineConfig, Established, Event, IoFailure,
-    ListenerId, Origin, Shared,
+    AcceptRefused, Accepted, Action, CloseMode, Closed, Engine, EngineConfig, Established, Event,
+    IoFailure, ListenerId, Origin, Security, Shared,
 };
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use balancedns_core::limits::{BATCH_DATAGRAMS, CLIENT_DATAGRAM_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use balancedns_core::metrics::WorkerMetrics;
 use balancedns_core::time::Instant;
@@ -42,8 +42,8 @@ pub enum Input {
     SendFailed(ListenerId, IoFailure),
     /// A client connects; answered by [`Output::Accepted`] or [`Output::NotAccepted`].
     Connects(ListenerId, SocketAddr),
-    /// A connection is ready for use.
-    Established(ConnHandle),
+    /// A connection is ready for use, and what its handshakes settled.
+    Established(ConnHandle, Established),
     /// Octets came in on a connection.
     Octets(ConnHandle, Bytes),
     /// The other side of a connection sends nothing more.
@@ -52,6 +52,19 @@ pub enum Input {
     Written(ConnHandle, usize),
     /// A connection has ended.
     Closed(ConnHandle, Closed),
+    /// The head of a client's HTTP request; answered by [`Output::Opened`] or
+    /// [`Output::NotOpened`].
+    Opens(ConnHandle, Box<http::request::Parts>),
+    /// Octets of its body, and whether they are the last.
+    Body(ExchangeHandle, Bytes, bool),
+    /// A client wants no response any more.
+    Reset(ExchangeHandle),
+    /// All of a response has left.
+    Sent(ExchangeHandle),
+    /// An upstream responds.
+    Answered(ExchangeHandle, Box<http::Response<Bytes>>),
+    /// An upstream will not respond.
+    Failed(ExchangeHandle, IoFailure),
     /// Time has passed.
     Timeout,
     /// A new configuration.
@@ -91,7 +104,7 @@ pub enum Output {
     /// A UDP socket is closed.
     CloseSocket(SocketHandle),
     /// A client's connection was taken, under this name.
-    Accepted(ConnHandle),
+    Accepted(Accepted),
     /// A client's connection was not taken.
     NotAccepted(AcceptRefused),
     /// A stream is to be connected; wants [`Input::Established`] or [`Input::Closed`].
@@ -100,6 +113,8 @@ pub enum Output {
         conn: ConnHandle,
         /// The upstream's address.
         remote: SocketAddr,
+        /// How it is protected.
+        security: Security,
     },
     /// Octets are to be sent; wants [`Input::Written`] as they leave.
     Write {
@@ -116,10 +131,61 @@ pub enum Output {
     CloseConn(ConnHandle, CloseMode),
     /// A listener takes nothing more.
     CloseListener(ListenerId),
+    /// A client's request was taken, under this name.
+    Opened(ExchangeHandle),
+    /// A client's request was not taken.
+    NotOpened(AcceptRefused),
+    /// A client gets a response; wants [`Input::Sent`], unless it does not take it.
+    Respond {
+        /// Its request.
+        exchange: ExchangeHandle,
+        /// What it gets.
+        response: Http,
+    },
+    /// An upstream gets a request; wants [`Input::Answered`] or [`Input::Failed`].
+    Request {
+        /// Its name.
+        exchange: ExchangeHandle,
+        /// The connection that carries it.
+        conn: ConnHandle,
+        /// Method and URI.
+        target: String,
+        /// The rest of it; the status means nothing.
+        request: Http,
+    },
+    /// A request to an upstream is given up.
+    Cancel(ExchangeHandle),
     /// Something that operators are told.
     Report(Event),
     /// The engine has come to its end.
     Stopped,
+}
+
+/// An HTTP message as a value that can be compared.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    /// The status of a response.
+    pub status: u16,
+    /// Names in lower case and values, in the order of the message.
+    pub headers: Vec<(String, String)>,
+    /// What it is about.
+    pub body: Bytes,
+}
+
+impl Http {
+    /// The value of a header, if there is one.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn new(status: u16, headers: &http::HeaderMap, body: Bytes) -> Self {
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
+        let headers =
+            headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        Self { status, headers, body }
+    }
 }
 
 /// An engine with its batches.
@@ -180,17 +246,30 @@ impl Machine {
             Input::SendFailed(listener, why) => engine.handle_send_failed(now, listener, why),
             Input::Connects(listener, peer) => {
                 outputs.push(match engine.handle_accepted(now, listener, peer) {
-                    Ok(accepted) => Output::Accepted(accepted.conn),
+                    Ok(accepted) => Output::Accepted(accepted),
                     Err(refused) => Output::NotAccepted(refused),
                 });
             }
-            Input::Established(conn) => {
-                engine.handle_established(now, conn, Established::default());
-            }
+            Input::Established(conn, how) => engine.handle_established(now, conn, how),
             Input::Octets(conn, octets) => engine.handle_bytes(now, conn, &octets),
             Input::EndOfStream(conn) => engine.handle_end_of_stream(now, conn),
             Input::Written(conn, octets) => engine.handle_written(now, conn, octets),
             Input::Closed(conn, how) => engine.handle_closed(now, conn, how),
+            Input::Opens(conn, head) => {
+                outputs.push(match engine.handle_exchange_opened(now, conn, &head) {
+                    Ok(exchange) => Output::Opened(exchange),
+                    Err(refused) => Output::NotOpened(refused),
+                });
+            }
+            Input::Body(exchange, octets, end) => {
+                engine.handle_exchange_body(now, exchange, &octets, end);
+            }
+            Input::Reset(exchange) => engine.handle_exchange_reset(now, exchange),
+            Input::Sent(exchange) => engine.handle_exchange_sent(now, exchange),
+            Input::Answered(exchange, response) => {
+                engine.handle_exchange_answered(now, exchange, &response);
+            }
+            Input::Failed(exchange, why) => engine.handle_exchange_failed(now, exchange, why),
             Input::Timeout => engine.handle_timeout(now),
             Input::Reload(snapshot) => engine.handle_reload(now, snapshot),
             Input::Shutdown => engine.handle_shutdown(now),
@@ -251,8 +330,8 @@ fn output(action: Action) -> Output {
     match action {
         Action::OpenSocket { socket, remote, source: _ } => Output::OpenSocket { socket, remote },
         Action::CloseSocket { socket } => Output::CloseSocket(socket),
-        Action::Connect { conn, remote, source: _, security: _ } => {
-            Output::Connect { conn, remote }
+        Action::Connect { conn, remote, source: _, security } => {
+            Output::Connect { conn, remote, security }
         }
         Action::Write { conn, bytes } => Output::Write { conn, octets: bytes },
         Action::PauseReading { conn } => Output::PauseReading(conn),
@@ -261,10 +340,19 @@ fn output(action: Action) -> Output {
         Action::CloseListener { listener } => Output::CloseListener(listener),
         Action::Report(event) => Output::Report(event),
         Action::Stopped => Output::Stopped,
-        Action::Respond { .. }
-        | Action::StartExchange { .. }
-        | Action::CancelExchange { .. }
-        | Action::StartProcess { .. }
+        Action::Respond { exchange, response } => {
+            let (head, body) = response.into_parts();
+            let response = Http::new(head.status.as_u16(), &head.headers, body);
+            Output::Respond { exchange, response }
+        }
+        Action::StartExchange { exchange, conn, request } => {
+            let (head, body) = request.into_parts();
+            let target = format!("{} {}", head.method, head.uri);
+            let request = Http::new(0, &head.headers, body);
+            Output::Request { exchange, conn, target, request }
+        }
+        Action::CancelExchange { exchange } => Output::Cancel(exchange),
+        Action::StartProcess { .. }
         | Action::FeedProcess { .. }
         | Action::KillProcess { .. }
         | Action::AnswerAdmin { .. } => panic!("no input of this adapter leads to {action:?}"),

@@ -1,6 +1,8 @@
 //! DNS messages of the actors, by hand: what clients and engines send, read octet by octet, and what
 //! servers reply. Replies that clients get are read with hickory-proto instead.
 
+use std::net::{IpAddr, SocketAddr};
+
 /// Types that clients ask for.
 pub mod types {
     /// An IPv4 address.
@@ -73,6 +75,25 @@ pub fn query(id: u16, flags: u16, name: &[u8], qtype: u16, edns: Option<&ClientE
         message.extend_from_slice(&edns.options);
     }
     message
+}
+
+/// A header of the PROXY protocol, version 2, for a datagram of this client (its section 2.2).
+///
+/// # Panics
+/// Never: two addresses are short.
+#[must_use]
+pub fn proxy_header(client: SocketAddr) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
+    let (family, octets) = match client.ip() {
+        IpAddr::V4(ip) => (0x12, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (0x22, ip.octets().to_vec()),
+    };
+    header.extend([family, 0, u8::try_from(2 * octets.len() + 4).expect("two addresses")]);
+    header.extend_from_slice(&octets);
+    header.extend(std::iter::repeat_n(0, octets.len()));
+    header.extend_from_slice(&client.port().to_be_bytes());
+    header.extend([0, 53]);
+    header
 }
 
 /// A query that an engine sent.

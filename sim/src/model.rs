@@ -30,6 +30,8 @@ pub enum Channel {
     Datagram(SocketAddr),
     /// Over the connection of this number.
     Stream(u64),
+    /// By the HTTP exchange of this number.
+    Exchange(u64),
 }
 
 /// What has to come of a query.
@@ -181,21 +183,21 @@ impl Model {
         self.waiting.retain(|_, waiting| waiting.query.engine != engine);
     }
 
-    /// A connection ended. Gives how many queries of it were not answered and had to be.
-    pub fn forget_stream(&mut self, link: u64) -> usize {
+    /// A connection or an exchange ended. Gives how many queries of it were not answered and had to be.
+    pub fn forget_channel(&mut self, ended: Channel) -> usize {
         let mut owed = 0;
         self.waiting.retain(|(channel, _), waiting| {
-            let is_its = *channel == Channel::Stream(link);
+            let is_its = *channel == ended;
             owed += usize::from(is_its && !waiting.query.may_be_lost);
             !is_its
         });
         owed
     }
 
-    /// A connection is in such a state that its queries may go unanswered.
-    pub fn excuse_stream(&mut self, link: u64) {
+    /// A connection or an exchange is in such a state that its queries may go unanswered.
+    pub fn excuse_channel(&mut self, excused: Channel) {
         for ((channel, _), waiting) in &mut self.waiting {
-            if *channel == Channel::Stream(link) {
+            if *channel == excused {
                 waiting.query.may_be_lost = true;
                 waiting.deadlines.iter_mut().for_each(|deadline| *deadline = None);
             }
@@ -265,8 +267,8 @@ impl Model {
             |place: &usize| waiting.deadlines[*place].unwrap_or(Instant::from_nanos(u64::MAX));
         let place = (0..waiting.deadlines.len()).min_by_key(urgency).expect("one waits");
         // What comes over a stream may have waited to be read.
-        let is_datagram = matches!(channel, Channel::Datagram(_));
-        let waited = is_datagram && waiting.deadlines.len() == 1 && waiting.arrived < now;
+        let is_read_at_once = !matches!(channel, Channel::Stream(_));
+        let waited = is_read_at_once && waiting.deadlines.len() == 1 && waiting.arrived < now;
         let deadline = waiting.deadlines.remove(place);
         let query = if waiting.deadlines.is_empty() {
             self.waiting.remove(&(channel, id)).expect("just seen").query

@@ -24,8 +24,16 @@ pub struct Options {
     pub burst: usize,
     /// Pauses of a client between its bursts, in microseconds on average.
     pub pause_us: u64,
-    /// Queries that come over TCP, in a thousand.
+    /// Queries that come over connections, in a thousand.
     pub stream_per_mille: u32,
+    /// Connections that clients make over TLS, in a thousand of those that are not for HTTP.
+    pub dot_per_mille: u32,
+    /// Connections that clients make for HTTP, in a thousand.
+    pub doh_per_mille: u32,
+    /// Clients behind a proxy, in a thousand.
+    pub proxied_per_mille: u32,
+    /// Servers that are asked over TLS or HTTPS, in a thousand.
+    pub encrypted_per_mille: u32,
     /// Queries with EDNS, in a thousand.
     pub edns_per_mille: u32,
     /// Time between engine and upstreams, there and back, in microseconds.
@@ -68,6 +76,10 @@ impl Options {
             burst,
             pause_us,
             stream_per_mille: draw.pick(&[0, 50, 200, 500]),
+            dot_per_mille: draw.pick(&[0, 0, 300, 1_000]),
+            doh_per_mille: draw.pick(&[0, 300, 700]),
+            proxied_per_mille: draw.pick(&[0, 0, 200, 1_000]),
+            encrypted_per_mille: draw.pick(&[0, 300, 600]),
             edns_per_mille: draw.pick(&[0, 500, 800, 1_000]),
             round_trip_us: draw.pick(ways),
             change_seconds: draw.pick(&[1, 10, 100, 100_000]),
@@ -80,7 +92,7 @@ impl Options {
     }
 
     /// The options that can be set besides faults, by the names used on the command line.
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 14] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 18] {
         [
             ("engines", Field::Count(&mut self.engines)),
             ("names", Field::Count(&mut self.names)),
@@ -89,6 +101,10 @@ impl Options {
             ("burst", Field::Count(&mut self.burst)),
             ("pause-us", Field::Number(&mut self.pause_us)),
             ("streams", Field::Number32(&mut self.stream_per_mille)),
+            ("dot", Field::Number32(&mut self.dot_per_mille)),
+            ("doh", Field::Number32(&mut self.doh_per_mille)),
+            ("proxied", Field::Number32(&mut self.proxied_per_mille)),
+            ("encrypted", Field::Number32(&mut self.encrypted_per_mille)),
             ("edns", Field::Number32(&mut self.edns_per_mille)),
             ("round-trip-us", Field::Number(&mut self.round_trip_us)),
             ("change-seconds", Field::Number(&mut self.change_seconds)),
@@ -226,8 +242,14 @@ impl fmt::Display for Options {
         )?;
         write!(
             f,
-            "  in a thousand: {} over TCP, {} with EDNS",
-            self.stream_per_mille, self.edns_per_mille
+            "  in a thousand: {} over streams ({} for HTTP, {} of the others over TLS), {} clients behind \
+             proxies, {} servers over TLS or HTTPS, {} with EDNS",
+            self.stream_per_mille,
+            self.doh_per_mille,
+            self.dot_per_mille,
+            self.proxied_per_mille,
+            self.encrypted_per_mille,
+            self.edns_per_mille
         )?;
         for (is_so, what) in [
             (self.tiny_cache, "tiny cache"),

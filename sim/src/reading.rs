@@ -2,8 +2,8 @@
 //! records is read out.
 
 use hickory_proto::op::{Edns, Message};
-use hickory_proto::rr::RData;
 use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::{RData, Record};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 /// What a reply says.
@@ -143,4 +143,18 @@ fn value(data: &RData) -> Option<u32> {
         }
         _ => None,
     }
+}
+
+/// For how many seconds a reply may be kept: the smallest TTL of its answers, or that of a denial
+/// (RFC 8484 section 5.1).
+#[must_use]
+pub fn freshness(message: &[u8]) -> u32 {
+    let Ok(decoded) = Message::from_bytes(message) else { return 0 };
+    let negative_ttl = |record: &Record| {
+        let RData::SOA(soa) = &record.data else { return None };
+        decoded.answers.is_empty().then(|| record.ttl.min(soa.minimum))
+    };
+    let denial = decoded.authorities.iter().filter_map(negative_ttl);
+    let answers = decoded.answers.iter().map(|record| record.ttl);
+    answers.chain(denial).min().unwrap_or(0)
 }

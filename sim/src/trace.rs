@@ -5,7 +5,7 @@ use std::hash::{Hash as _, Hasher as _};
 use balancedns_core::time::Instant;
 use siphasher::sip::SipHasher13;
 
-use crate::machine::{Datagram, Input, Output};
+use crate::machine::{Datagram, Http, Input, Output};
 
 /// Takes lines.
 pub type Printer = Box<dyn FnMut(&str)>;
@@ -62,15 +62,31 @@ impl Trace {
                     }
                 }
             }
-            Input::Octets(_, octets) => {
+            Input::Octets(_, octets) | Input::Body(_, octets, _) => {
                 self.hash.write(octets);
                 self.say(now, '>', engine, || format!("{input:?}"));
+            }
+            Input::Answered(exchange, response) => {
+                self.hash.write(response.body());
+                let status = response.status();
+                self.say(now, '>', engine, || {
+                    format!("Answered({exchange:?}, {status}, {})", Message(response.body()))
+                });
+            }
+            Input::Opens(conn, head) => {
+                head.uri.hash(&mut self.hash);
+                self.say(now, '>', engine, || {
+                    format!("Opens({conn:?}, {} {})", head.method, head.uri)
+                });
             }
             Input::SocketOpened(_)
             | Input::SocketFailed(..)
             | Input::SendFailed(..)
             | Input::Connects(..)
-            | Input::Established(_)
+            | Input::Established(..)
+            | Input::Reset(_)
+            | Input::Sent(_)
+            | Input::Failed(..)
             | Input::EndOfStream(_)
             | Input::Written(..)
             | Input::Closed(..)
@@ -103,7 +119,24 @@ impl Trace {
                 self.hash.write(octets);
                 self.say(now, '<', engine, || format!("{output:?}"));
             }
-            Output::OpenSocket { .. }
+            Output::Respond { exchange, response } => {
+                self.hash.write_u16(response.status);
+                self.hash.write(&response.body);
+                self.say(now, '<', engine, || {
+                    let Http { status, headers, body } = response;
+                    format!("Respond({exchange:?}, {status}, {headers:?}, {})", Message(body))
+                });
+            }
+            Output::Request { exchange, conn, target, request } => {
+                self.hash.write(&request.body);
+                self.say(now, '<', engine, || {
+                    format!("Request({exchange:?}, {conn:?}, {target}, {})", Message(&request.body))
+                });
+            }
+            Output::Opened(_)
+            | Output::NotOpened(_)
+            | Output::Cancel(_)
+            | Output::OpenSocket { .. }
             | Output::CloseSocket(_)
             | Output::Accepted(_)
             | Output::NotAccepted(_)

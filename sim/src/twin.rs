@@ -53,6 +53,7 @@ enum Way {
     Upstreams,
     Host,
     Conn(usize),
+    Exchanges,
 }
 
 impl Done {
@@ -61,6 +62,11 @@ impl Done {
             Output::Reply { .. } => Way::Clients,
             Output::Query { .. } => Way::Upstreams,
             Output::Write { conn, .. } => Way::Conn(conn.index()),
+            Output::Opened(_)
+            | Output::NotOpened(_)
+            | Output::Respond { .. }
+            | Output::Request { .. }
+            | Output::Cancel(_) => Way::Exchanges,
             Output::OpenSocket { .. }
             | Output::CloseSocket(_)
             | Output::Accepted(_)
@@ -188,11 +194,17 @@ fn repeat(options: &Options, snapshot: &Snapshot, log: &Log, twin: Twin) -> Done
                     | Input::SocketFailed(..)
                     | Input::SendFailed(..)
                     | Input::Connects(..)
-                    | Input::Established(_)
+                    | Input::Established(..)
                     | Input::Octets(..)
                     | Input::EndOfStream(_)
                     | Input::Written(..)
                     | Input::Closed(..)
+                    | Input::Opens(..)
+                    | Input::Body(..)
+                    | Input::Reset(_)
+                    | Input::Sent(_)
+                    | Input::Answered(..)
+                    | Input::Failed(..)
                     | Input::Timeout
                     | Input::Reload(_)
                     | Input::Shutdown => machine.feed(*at, input.clone(), &mut outputs),

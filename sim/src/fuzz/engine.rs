@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use arbitrary::{Result, Unstructured};
 use balancedns_core::config::Snapshot;
-use balancedns_core::engine::{Closed, IoFailure, Origin};
+use balancedns_core::engine::{Closed, Established, IoFailure, Origin};
 use balancedns_core::handle::ConnHandle;
 use balancedns_core::limits;
 use balancedns_core::time::Instant;
@@ -280,7 +280,7 @@ fn strange_datagrams(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> 
 fn a_connection(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
     let Some(conn) = pick(u, &world.conns)? else { return Ok(()) };
     let input = match u.int_in_range(0..=5)? {
-        0 => Input::Established(conn),
+        0 => Input::Established(conn, Established::default()),
         1 => Input::Octets(conn, draw::octets(u)?.into()),
         2 => Input::EndOfStream(conn),
         3 => Input::Written(conn, *u.choose(&[0, 1, 100, 100_000, usize::MAX])?),

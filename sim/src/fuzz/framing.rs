@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use arbitrary::{Result, Unstructured};
 use balancedns_core::config::Snapshot;
+use balancedns_core::engine::{Accepted, Established};
 use balancedns_core::handle::ConnHandle;
 use balancedns_core::time::Instant;
 use bytes::Bytes;
@@ -113,7 +114,7 @@ impl Run {
         let mut outputs = Vec::new();
         let connects = Input::Connects(TCP, address("127.0.0.1:4000"));
         machine.feed(START, connects, &mut outputs);
-        let [Output::Accepted(client)] = outputs[..] else {
+        let [Output::Accepted(Accepted { conn: client, .. })] = outputs[..] else {
             panic!("a first connection is taken: {outputs:?}");
         };
         let (run, upstreams) = (Self::default(), Vec::new());
@@ -172,7 +173,7 @@ impl Driver<'_> {
                 Output::Connect { conn, .. } => {
                     self.run.upstreams.push(Vec::new());
                     self.upstreams.push(Upstream { conn, unanswered: Vec::new(), is_open: true });
-                    self.feed(Input::Established(conn));
+                    self.feed(Input::Established(conn, Established::default()));
                 }
                 Output::CloseConn(conn, _) if conn == self.client => self.run.is_closed = true,
                 Output::CloseConn(conn, _) => {
@@ -188,6 +189,11 @@ impl Driver<'_> {
                 | Output::Accepted(_)
                 | Output::NotAccepted(_)
                 | Output::CloseListener(_)
+                | Output::Opened(_)
+                | Output::NotOpened(_)
+                | Output::Respond { .. }
+                | Output::Request { .. }
+                | Output::Cancel(_)
                 | Output::Stopped => panic!("nobody asked for {output:?}"),
             }
         }
@@ -209,13 +215,24 @@ impl Driver<'_> {
     /// Everything that is still waited for comes to its end.
     fn end(mut self) -> Run {
         let mut now: Instant = START;
+        let mut last = Vec::new();
         for output in assert_drains(&mut self.machine, &mut now) {
             if let Output::Write { conn, octets } = output
                 && conn == self.client
             {
-                self.run.client.extend_from_slice(&octets);
+                last.extend_from_slice(&octets);
             }
         }
+        // Who had to wait for a connection is given up later than who found one there, and that may be
+        // another one when the stream is cut otherwise.
+        let mut messages = Vec::new();
+        while let Some(length) = last.first_chunk::<2>() {
+            let end = (2 + usize::from(u16::from_be_bytes(*length))).min(last.len());
+            messages.push(last.drain(..end).collect::<Vec<u8>>());
+        }
+        messages.sort();
+        self.run.client.extend(messages.concat());
+        self.run.client.extend_from_slice(&last);
         let whole = whole_messages(&self.run.client);
         assert_eq!(whole, self.run.client.len(), "clients get whole messages");
         self.run

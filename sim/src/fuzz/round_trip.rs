@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use arbitrary::{Result, Unstructured};
 use balancedns_core::config::{Snapshot, UpstreamProtocol};
-use balancedns_core::engine::Origin;
+use balancedns_core::engine::{Established, Origin};
 use balancedns_core::handle::ConnHandle;
 use balancedns_core::limits::{NAME_OCTETS, UDP_PLAIN_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use balancedns_core::time::{Duration, Instant};
@@ -214,9 +214,9 @@ impl World {
         }
         let mut outputs = Vec::new();
         self.machine.feed(self.now, Input::Connects(TCP, address(CLIENT)), &mut outputs);
-        let Some(Output::Accepted(conn)) = outputs.last() else { panic!("{outputs:?}") };
-        self.client = Some(*conn);
-        Input::Octets(*conn, framed(&query))
+        let Some(Output::Accepted(accepted)) = outputs.last() else { panic!("{outputs:?}") };
+        self.client = Some(accepted.conn);
+        Input::Octets(accepted.conn, framed(&query))
     }
 
     fn carry_out(&mut self, case: &Case, output: Output, replies: &mut Vec<Bytes>) -> Vec<Input> {
@@ -234,7 +234,7 @@ impl World {
                 vec![from(Origin::Socket(socket), upstream, answer.into())]
             }
             Output::OpenSocket { socket, .. } => vec![Input::SocketOpened(socket)],
-            Output::Connect { conn, .. } => vec![Input::Established(conn)],
+            Output::Connect { conn, .. } => vec![Input::Established(conn, Established::default())],
             Output::Write { conn, octets } => {
                 let written = Input::Written(conn, octets.len());
                 let message = octets.slice(2..);
@@ -256,6 +256,11 @@ impl World {
             | Output::CloseListener(_)
             | Output::Report(_)
             | Output::Stopped => Vec::new(),
+            Output::Opened(_)
+            | Output::NotOpened(_)
+            | Output::Respond { .. }
+            | Output::Request { .. }
+            | Output::Cancel(_) => panic!("nobody speaks HTTP here: {output:?}"),
         }
     }
 

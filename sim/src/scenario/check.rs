@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use balancedns_core::engine::Transport;
 use hickory_proto::op::Message;
 use hickory_proto::rr;
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -20,6 +21,8 @@ const EXTENDED_ERROR: u16 = 15;
 const COOKIE: u16 = 10;
 /// RFC 7828 section 3.1.
 const KEEPALIVE: u16 = 11;
+/// RFC 7830 section 3.
+const PADDING: u16 = 12;
 const HEADER_OCTETS: usize = 12;
 
 /// A message and what hickory-proto makes of it.
@@ -165,9 +168,10 @@ pub(super) fn hex(octets: &[u8]) -> String {
 pub(super) fn always_of_reply(
     reply: &Decoded,
     query: &Query,
-    is_stream: bool,
+    transport: Transport,
     own_size: u16,
 ) -> Result<(), String> {
+    let is_stream = matches!(transport, Transport::Tcp | Transport::Dot);
     let wanted = bits::QR | bits::RA | query.flags() & (bits::OPCODE | bits::RD | bits::CD);
     let looked_at = bits::QR | bits::OPCODE | bits::RD | bits::RA | bits::Z | bits::CD;
     if reply.flags() & looked_at != wanted {
@@ -193,6 +197,7 @@ pub(super) fn always_of_reply(
                     .option(COOKIE)
                     .and_then(<[u8]>::first_chunk::<8>)
                     .is_some_and(|cookie| data.starts_with(cookie) && data.len() == 24),
+                PADDING => is_encrypted(transport) && theirs.option(PADDING).is_some(),
                 KEEPALIVE => is_stream && theirs.option(KEEPALIVE).is_some() && data.len() == 2,
                 _ => false,
             };
@@ -201,7 +206,7 @@ pub(super) fn always_of_reply(
             }
         }
     }
-    if !is_stream {
+    if transport == Transport::Udp {
         let limit = query.edns.as_ref().map_or(512, |edns| edns.size.clamp(512, own_size.max(512)));
         if reply.octets.len() > usize::from(limit) {
             return Err(format!("{} octets do not fit {limit}", reply.octets.len()));
@@ -210,11 +215,19 @@ pub(super) fn always_of_reply(
     Ok(())
 }
 
+/// Whether padding hides something there.
+fn is_encrypted(transport: Transport) -> bool {
+    matches!(transport, Transport::Dot | Transport::Doh)
+}
+
 /// What is true of every query that goes upstream.
 ///
 /// # Errors
 /// What is not.
-pub(super) fn always_of_query(query: &Decoded) -> Result<(), String> {
+pub(super) fn always_of_query(query: &Decoded, transport: Transport) -> Result<(), String> {
+    if transport == Transport::Doh && query.id() != 0 {
+        return Err("over HTTP its id is 0, so that caches may work (RFC 8484 section 4.1)".into());
+    }
     if query.flags() & !(bits::AD | bits::CD) != bits::RD {
         return Err("it is a standard query with RD, AD, CD and nothing else".to_owned());
     }
@@ -230,10 +243,13 @@ pub(super) fn always_of_query(query: &Decoded) -> Result<(), String> {
     let is_ours = |(code, data): &(u16, Vec<u8>)| match *code {
         COOKIE => matches!(data.len(), 8 | 16..=40),
         KEEPALIVE => data.is_empty(),
+        PADDING => is_encrypted(transport) && data.iter().all(|octet| *octet == 0),
         _ => false,
     };
     if !query.options().iter().all(is_ours) {
-        return Err("its only options are a cookie and that the connection is to be kept".into());
+        return Err(
+            "its only options are a cookie, that the connection is to be kept, and padding".into(),
+        );
     }
     Ok(())
 }

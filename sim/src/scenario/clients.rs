@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 
-use balancedns_core::engine::CloseMode;
-use balancedns_core::handle::ConnHandle;
+use balancedns_core::engine::{CloseMode, Transport};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle};
 use bytes::Bytes;
 
 use super::check::{self, Decoded};
 use super::message::Query;
+use crate::machine::Http;
+use crate::reading::freshness;
 
 /// A query without a reply.
 #[derive(Debug, Clone)]
@@ -15,6 +17,29 @@ pub(super) struct Open {
     id: u16,
     /// What was asked; none if octets were sent of which nothing is known but the first two.
     query: Option<Query>,
+    /// The HTTP exchange that it was asked by.
+    exchange: Option<ExchangeHandle>,
+}
+
+/// Something that has come to a client.
+#[derive(Debug, Clone)]
+pub(super) enum Arrived {
+    /// A reply; over HTTP with the seconds that it may be kept.
+    Reply(Decoded, Option<u32>),
+    /// An HTTP response that is no DNS message.
+    Response(Http),
+}
+
+impl Arrived {
+    pub(super) fn show(&self) -> String {
+        match self {
+            Self::Reply(reply, None) => reply.show(),
+            Self::Reply(reply, Some(seconds)) => format!("{} max-age {seconds}", reply.show()),
+            Self::Response(Http { status, headers, body }) => {
+                format!("  status {status} {headers:?} {:?}", String::from_utf8_lossy(body))
+            }
+        }
+    }
 }
 
 /// Something that a client has sent and the engine has not read.
@@ -25,51 +50,116 @@ pub(super) enum Sent {
 }
 
 /// A client while a scenario runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ClientState {
-    pub(super) is_stream: bool,
+    pub(super) transport: Transport,
     pub(super) conn: Option<ConnHandle>,
     /// The engine has closed the connection, and no step has looked.
     pub(super) closed: bool,
     open: Vec<Open>,
     /// Replies that no step has looked at.
-    pub(super) arrived: VecDeque<Decoded>,
+    pub(super) arrived: VecDeque<Arrived>,
     /// Octets of a message that has not come whole.
     incoming: Vec<u8>,
     /// Whether what the engine writes leaves at once.
     pub(super) stalled: bool,
     /// What does not.
     unread: Vec<Bytes>,
+    /// Exchanges whose responses do not.
+    pub(super) untaken: Vec<ExchangeHandle>,
     /// The engine does not read.
     pub(super) paused: bool,
     pub(super) unsent: VecDeque<Sent>,
 }
 
 impl ClientState {
-    pub(super) fn new(is_stream: bool) -> Self {
-        Self { is_stream, ..Self::default() }
+    pub(super) fn new(transport: Transport) -> Self {
+        Self {
+            transport,
+            conn: None,
+            closed: false,
+            open: Vec::new(),
+            arrived: VecDeque::new(),
+            incoming: Vec::new(),
+            stalled: false,
+            unread: Vec::new(),
+            untaken: Vec::new(),
+            paused: false,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.transport, Transport::Tcp | Transport::Dot)
     }
 
     /// Remembers a query.
     pub(super) fn asked(&mut self, id: u16, query: Option<Query>) {
-        self.open.push(Open { id, query });
+        self.open.push(Open { id, query, exchange: None });
+    }
+
+    /// Remembers a request that was taken.
+    pub(super) fn requested(&mut self, exchange: ExchangeHandle, id: u16, query: Option<Query>) {
+        self.open.push(Open { id, query, exchange: Some(exchange) });
+    }
+
+    /// Takes the oldest request without a response back.
+    pub(super) fn gives_up(&mut self) -> Option<ExchangeHandle> {
+        let place = self.open.iter().position(|open| open.exchange.is_some())?;
+        self.open.remove(place).exchange
+    }
+
+    /// A response to a request.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn responded(
+        &mut self,
+        exchange: ExchangeHandle,
+        response: Http,
+        own_size: u16,
+    ) -> Result<(), String> {
+        let is_message = response.header("content-type") == Some("application/dns-message");
+        if response.status == 200 && is_message {
+            let max_age = response.header("cache-control").unwrap_or_default();
+            let seconds = max_age.strip_prefix("max-age=").and_then(|text| text.parse().ok());
+            let seconds: u32 = seconds.ok_or_else(|| format!("no max-age, but \"{max_age}\""))?;
+            if seconds > freshness(&response.body) {
+                return Err(format!("an answer that is kept for {seconds} s, and so for too long"));
+            }
+            return self.takes(&response.body, own_size, Some((exchange, seconds)));
+        }
+        let place = self.open.iter().position(|open| open.exchange == Some(exchange));
+        let open = self.open.remove(place.ok_or("a second response to one request")?);
+        if response.status == 200 || open.query.is_some() {
+            return Err(format!("no DNS message:\n{}", Arrived::Response(response).show()));
+        }
+        self.arrived.push_back(Arrived::Response(response));
+        Ok(())
     }
 
     /// The questions that were asked properly and not answered.
     pub(super) fn unanswered(&self) -> Vec<u16> {
-        self.open.iter().filter(|open| open.query.is_some()).map(|open| open.id).collect()
+        let is_owed = |open: &&Open| open.query.is_some() || open.exchange.is_some();
+        self.open.iter().filter(is_owed).map(|open| open.id).collect()
     }
 
     /// Takes a reply, which must be one to something that was asked.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn takes(&mut self, octets: &[u8], own_size: u16) -> Result<(), String> {
+    pub(super) fn takes(
+        &mut self,
+        octets: &[u8],
+        own_size: u16,
+        by_http: Option<(ExchangeHandle, u32)>,
+    ) -> Result<(), String> {
         let reply = Decoded::new(octets)?;
         let shown = || format!("it came:\n{}", reply.show());
         let place = self.open.iter().position(|open| {
             let question = |query: &Query| query.question == reply.question();
-            open.id == reply.id() && open.query.as_ref().is_none_or(question)
+            let same_way = open.exchange == by_http.map(|(exchange, _)| exchange);
+            same_way && open.id == reply.id() && open.query.as_ref().is_none_or(question)
         });
         let Some(place) = place else {
             return Err(format!(
@@ -78,10 +168,10 @@ impl ClientState {
             ));
         };
         if let Some(query) = self.open.remove(place).query {
-            check::always_of_reply(&reply, &query, self.is_stream, own_size)
+            check::always_of_reply(&reply, &query, self.transport, own_size)
                 .map_err(|what| format!("of every reply is true: {what}; {}", shown()))?;
         }
-        self.arrived.push_back(reply);
+        self.arrived.push_back(Arrived::Reply(reply, by_http.map(|(_, seconds)| seconds)));
         Ok(())
     }
 
@@ -96,7 +186,7 @@ impl ClientState {
         }
         self.incoming.extend_from_slice(&octets);
         while let Some(message) = next_message(&mut self.incoming) {
-            self.takes(&message, own_size)?;
+            self.takes(&message, own_size, None)?;
         }
         Ok(octets.len())
     }
@@ -137,6 +227,7 @@ impl ClientState {
         self.conn = None;
         self.paused = false;
         self.unsent.clear();
+        self.untaken.clear();
         if self.unread.is_empty() {
             self.open.clear();
         }

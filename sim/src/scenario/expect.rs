@@ -19,6 +19,8 @@ pub(super) struct ExpectedReply {
     pub(super) edns_size: Option<u16>,
     /// Info codes of extended errors (RFC 8914).
     pub(super) extended_errors: Vec<u16>,
+    /// For how many seconds it may be kept, over HTTP.
+    pub(super) max_age: Option<u32>,
     /// Exactly so many octets.
     pub(super) octets: Option<usize>,
     /// Whether names of owners are compared to the letter.
@@ -28,7 +30,7 @@ pub(super) struct ExpectedReply {
 }
 
 impl ExpectedReply {
-    /// `gets RCODE [aa] [tc] [ad] [id N] [for NAME TYPE] [edns SIZE] [ede N] [octets N]
+    /// `gets RCODE [aa] [tc] [ad] [id N] [for NAME TYPE] [edns SIZE] [ede N] [max-age N] [octets N]
     /// [exact-case]`, with records below.
     pub(super) fn parse(line: &Line, mut words: Words<'_>) -> Result<Self, Fault> {
         let mut expected = Self::parse_head(&mut words).map_err(Fault::at(line.number))?;
@@ -56,6 +58,7 @@ impl ExpectedReply {
             question: None,
             edns_size: None,
             extended_errors: Vec::new(),
+            max_age: None,
             octets: None,
             exact_case: false,
             sections: [const { Some(Vec::new()) }; 3],
@@ -69,6 +72,7 @@ impl ExpectedReply {
                 "for" => expected.question = Some(message::question(words)?),
                 "edns" => expected.edns_size = Some(words.number("size of a datagram")?),
                 "ede" => expected.extended_errors.push(words.number("code of an extended error")?),
+                "max-age" => expected.max_age = Some(words.number("number of seconds")?),
                 "octets" => expected.octets = Some(words.number("number of octets")?),
                 "exact-case" => expected.exact_case = true,
                 _ => return Err(format!("\"{word}\" is nothing that is looked at in a reply")),
@@ -91,6 +95,7 @@ fn unseen_section(line: &Line) -> Option<usize> {
 pub(super) struct ExpectedQuery {
     pub(super) pattern: Pattern,
     pub(super) size: Option<u16>,
+    pub(super) url: Option<String>,
     pub(super) flags: message::Changes,
     pub(super) class: Option<u16>,
     /// Whether the name is in lower case; if not, there are letters of both cases in it.
@@ -102,14 +107,14 @@ pub(super) struct ExpectedQuery {
 }
 
 impl ExpectedQuery {
-    /// `NAME TYPE` and any of `udp tcp edns plain do cd rd ad size N class C lower-case mixed-case
+    /// `NAME TYPE` and any of `udp tcp dot doh edns plain do cd rd ad size N url U class C lower-case mixed-case
     /// same-port other-port same-id other-id`, those of one letter case with a `-` for "not".
     ///
     /// # Errors
     /// What is wrong with it.
     pub(super) fn parse(words: Words<'_>) -> Result<Self, String> {
         let (mut size, mut class, mut lower_case) = (None, None, None);
-        let (mut same_port, mut same_id) = (None, None);
+        let (mut same_port, mut same_id, mut url) = (None, None, None);
         let mut flags = message::Changes::default();
         let mut left = Vec::new();
         let mut whole = words;
@@ -118,6 +123,7 @@ impl ExpectedQuery {
         while let Some(word) = words.next() {
             match word {
                 "size" => size = Some(words.number("size of a datagram")?),
+                "url" => url = Some(words.expect("a url")?.to_owned()),
                 "class" => {
                     let word = words.expect("a class")?;
                     class = Some(wire::class(word).ok_or(format!("\"{word}\" is no class"))?);
@@ -138,6 +144,6 @@ impl ExpectedQuery {
             return Err("a number of times is nothing that is looked at in a query".to_owned());
         }
         pattern.text = text;
-        Ok(Self { pattern, size, flags, class, lower_case, same_port, same_id })
+        Ok(Self { pattern, size, url, flags, class, lower_case, same_port, same_id })
     }
 }

@@ -142,12 +142,14 @@ pub(super) struct Query {
     changes: Changes,
     opcode: u16,
     pub(super) edns: Option<Edns>,
-    /// On a stream: how many octets come at a time.
+    /// On a stream, and in a request's body: how many octets come at a time.
     pub(super) pieces: Option<usize>,
+    /// Over HTTP: by GET instead of POST.
+    pub(super) by_get: bool,
 }
 
 impl Query {
-    /// `www.example. A [class] [id N] [opcode N] [flags] [edns N [do] ...] [pieces N]`
+    /// `www.example. A [class] [id N] [opcode N] [flags] [edns N [do] ...] [pieces N] [get]`
     ///
     /// # Errors
     /// What is wrong with it.
@@ -159,9 +161,11 @@ impl Query {
             opcode: 0,
             edns: None,
             pieces: None,
+            by_get: false,
         };
         while let Some(word) = words.next() {
             match word {
+                "get" => query.by_get = true,
                 "id" => query.id = Some(words.number("id")?),
                 "opcode" => query.opcode = opcode(&mut words)?,
                 "pieces" => query.pieces = Some(piece(&mut words)?),

@@ -12,6 +12,7 @@
 
 mod check;
 mod clients;
+mod exchanges;
 mod expect;
 mod lines;
 mod message;

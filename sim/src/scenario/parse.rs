@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use balancedns_core::engine::Transport;
+
 use super::lines::{self, Fault, Line};
 use super::rules::Rule;
 use super::steps::{self, Step};
@@ -47,10 +49,19 @@ pub(super) struct Cast {
 pub(super) struct Client {
     pub(super) line: usize,
     pub(super) name: String,
-    pub(super) is_stream: bool,
+    pub(super) transport: Transport,
     pub(super) address: SocketAddr,
+    /// The proxy that it is behind: whom the engine sees.
+    pub(super) proxy: Option<SocketAddr>,
     /// Which address it asks, where that is not the first listener of its transport.
     pub(super) asks: Option<SocketAddr>,
+}
+
+impl Client {
+    /// The address that the engine sees.
+    pub(super) fn seen(&self) -> SocketAddr {
+        self.proxy.unwrap_or(self.address)
+    }
 }
 
 /// A scripted upstream.
@@ -75,8 +86,8 @@ impl Cast {
         self.configs.iter().position(|config| config == name)
     }
 
-    pub(super) fn is_stream(&self, client: usize) -> bool {
-        self.clients[client].is_stream
+    pub(super) fn transport(&self, client: usize) -> Transport {
+        self.clients[client].transport
     }
 
     /// Takes a name that nobody has.
@@ -165,7 +176,7 @@ impl Script {
         Ok(false)
     }
 
-    /// `client NAME udp|tcp ADDRESS [asks ADDRESS]`
+    /// `client NAME udp|tcp|dot|doh ADDRESS [asks ADDRESS] [behind ADDRESS]`
     fn client(&mut self, line: &Line) -> Result<(), Fault> {
         line.expect_no_children()?;
         let client = (|| {
@@ -173,16 +184,17 @@ impl Script {
             words.next();
             let name = words.expect("a name")?.to_owned();
             self.cast.check_new(&name)?;
-            let is_stream = match words.expect("udp or tcp")? {
-                "udp" => false,
-                "tcp" => true,
-                other => return Err(format!("\"{other}\" is not udp or tcp")),
-            };
+            let word = words.expect("udp, tcp, dot or doh")?;
+            let transport =
+                transport(word).ok_or_else(|| format!("\"{word}\" is not udp, tcp, dot or doh"))?;
             let own = address(words.expect("an address")?)?;
-            let asks = words.accept("asks").then(|| words.expect("an address").and_then(address));
-            let asks = asks.transpose()?;
+            let mut addressed = |word| {
+                let said = words.accept(word);
+                said.then(|| words.expect("an address").and_then(address)).transpose()
+            };
+            let (asks, proxy) = (addressed("asks")?, addressed("behind")?);
             words.end()?;
-            Ok(Client { line: line.number, name, is_stream, address: own, asks })
+            Ok(Client { line: line.number, name, transport, address: own, proxy, asks })
         })();
         self.cast.clients.push(client.map_err(Fault::at(line.number))?);
         Ok(())
@@ -233,6 +245,12 @@ fn prose(line: &Line, first: &str) -> String {
         text.push_str(&child.text);
     }
     text.trim().to_owned()
+}
+
+/// A transport by its name.
+pub(super) fn transport(word: &str) -> Option<Transport> {
+    use Transport::{Doh, Dot, Tcp, Udp};
+    [Udp, Tcp, Dot, Doh].into_iter().find(|transport| transport.name() == word)
 }
 
 fn address(word: &str) -> Result<SocketAddr, String> {

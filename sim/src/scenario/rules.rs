@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use balancedns_core::engine::IoFailure;
+use balancedns_core::engine::{IoFailure, TlsFailure, Transport};
 
 use super::lines::{Fault, Line, Words};
 use super::message::Reply;
+use super::parse;
 use super::wire::{self, bits};
 
 /// A host that is asked by the engine.
@@ -42,8 +43,10 @@ pub(super) enum Act {
     Silence,
     /// Nothing yet: a step says what and when.
     Hold,
-    /// The network says so; on a stream the connection ends.
+    /// The network says so; on a stream the connection ends, over HTTP the exchange.
     Fail(IoFailure),
+    /// Over HTTP: a response of this status and media type, which is no DNS message.
+    Status(u16, String),
     /// The sending side of the connection ends.
     Close,
     After(Duration),
@@ -59,7 +62,7 @@ pub(super) struct Pattern {
     pub(super) text: String,
     name: NamePattern,
     record_type: Option<u16>,
-    pub(super) tcp: Option<bool>,
+    transport: Option<Transport>,
     /// Whether there is an OPT record.
     pub(super) edns: Option<bool>,
     pub(super) dnssec_ok: Option<bool>,
@@ -110,13 +113,13 @@ pub(super) struct Seen<'a> {
     /// Name, type and class in wire form.
     pub(super) question: &'a [u8],
     pub(super) flags: u16,
-    pub(super) tcp: bool,
+    pub(super) transport: Transport,
     pub(super) edns: bool,
     pub(super) dnssec_ok: bool,
 }
 
 impl Pattern {
-    /// `NAME|*|*.NAME [TYPE] [udp|tcp] [edns|plain] [do|-do] [cd|-cd] [once | times N]`; gives the
+    /// `NAME|*|*.NAME [TYPE] [udp|tcp|dot|doh] [edns|plain] [do|-do] [cd|-cd] [once | times N]`; gives the
     /// number of times too.
     ///
     /// # Errors
@@ -127,7 +130,7 @@ impl Pattern {
             text: whole.rest().to_owned(),
             name: NamePattern::parse(words.expect("a name, or *")?)?,
             record_type: None,
-            tcp: None,
+            transport: None,
             edns: None,
             dnssec_ok: None,
             checking_disabled: None,
@@ -135,8 +138,7 @@ impl Pattern {
         let mut times = None;
         while let Some(word) = words.next() {
             match word {
-                "udp" => pattern.tcp = Some(false),
-                "tcp" => pattern.tcp = Some(true),
+                "udp" | "tcp" | "dot" | "doh" => pattern.transport = parse::transport(word),
                 "edns" => pattern.edns = Some(true),
                 "plain" => pattern.edns = Some(false),
                 "do" => pattern.dnssec_ok = Some(true),
@@ -161,7 +163,7 @@ impl Pattern {
         let wants = |wanted: Option<bool>, found: bool| wanted.is_none_or(|wanted| wanted == found);
         self.name.matches(name)
             && self.record_type.is_none_or(|wanted| wanted == record_type)
-            && wants(self.tcp, seen.tcp)
+            && self.transport.is_none_or(|wanted| wanted == seen.transport)
             && wants(self.edns, seen.edns)
             && wants(self.dnssec_ok, seen.dnssec_ok)
             && wants(self.checking_disabled, seen.flags & bits::CD != 0)
@@ -248,12 +250,19 @@ impl Act {
                 let text = line.with_lines_below(words)?;
                 return Ok(Self::Stream(wire::octets(Words::of(&text), None).map_err(here)?));
             }
+            "status" => {
+                let status: u16 = words.number("status").map_err(&here)?;
+                if !(200..600).contains(&status) {
+                    return Err(line.fault("a status is from 200 to 599"));
+                }
+                Self::Status(status, words.next().unwrap_or("text/plain").to_owned())
+            }
             "silence" => Self::Silence,
             "hold" => Self::Hold,
             "close" => Self::Close,
             "accept" => Self::Accept,
-            "fail" => Self::Fail(failure(&mut words).map_err(here)?),
-            "after" => Self::After(words.duration().map_err(here)?),
+            "fail" => Self::Fail(failure(&mut words).map_err(&here)?),
+            "after" => Self::After(words.duration().map_err(&here)?),
             other => {
                 return Err(line.fault(format!("\"{other}\" is nothing that an upstream does")));
             }
@@ -272,9 +281,14 @@ fn failure(words: &mut Words<'_>) -> Result<IoFailure, String> {
         "timed-out" => Ok(IoFailure::TimedOut),
         "no-resources" => Ok(IoFailure::NoResources),
         "no-address" => Ok(IoFailure::AddressUnavailable),
+        "expired" => Ok(IoFailure::Tls(TlsFailure::Expired)),
+        "wrong-name" => Ok(IoFailure::Tls(TlsFailure::WrongName)),
+        "unknown-issuer" => Ok(IoFailure::Tls(TlsFailure::UnknownIssuer)),
+        "wrong-pin" => Ok(IoFailure::Tls(TlsFailure::WrongPin)),
+        "wrong-protocol" => Ok(IoFailure::Tls(TlsFailure::WrongProtocol)),
         other => Err(format!(
             "\"{other}\" is no failure: refused, unreachable, reset, timed-out, no-resources, \
-             no-address"
+             no-address; of TLS expired, wrong-name, unknown-issuer, wrong-pin, wrong-protocol"
         )),
     }
 }

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balancedns_core::config::{self, Clock, Host, Snapshot, Source};
-use balancedns_core::engine::{Closed, IoFailure, Origin};
+use balancedns_core::engine::{Closed, IoFailure, Origin, Transport};
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 
 use super::check;
-use super::clients::{Sent, framed};
+use super::clients::{Arrived, Sent, framed};
+use super::expect::ExpectedReply;
 use super::lines::{Fault, Words};
 use super::message::{Query, Reply};
 use super::parse::Script;
 use super::rules::Act;
-use super::steps::{ClientStep, MetricCheck, UpstreamStep, What};
+use super::steps::{ClientStep, MetricCheck, Request, UpstreamStep, What};
 use super::upstreams::Carrier;
 use super::wire;
 use super::world::{Later, Target, World};
@@ -140,14 +142,28 @@ impl World {
         match step {
             ClientStep::Asks(queries) => self.asks(client, queries, ids),
             ClientStep::Sends(octets) => self.sends(client, octets),
-            ClientStep::Connects => match self.connect(client)? {
-                true => Ok(()),
-                false => Err("the connection was not taken".to_owned()),
-            },
-            ClientStep::Refused => match self.connect(client)? {
+            ClientStep::Connects | ClientStep::ConnectsStalled => {
+                let shakes_hands = *step == ClientStep::Connects;
+                match self.connect(client, shakes_hands)? {
+                    true => Ok(()),
+                    false => Err("the connection was not taken".to_owned()),
+                }
+            }
+            ClientStep::Refused => match self.connect(client, true)? {
                 true => Err("the connection was taken".to_owned()),
-                false => Ok(()),
+                false => {
+                    self.clients[client].closed = false; // when a proxy had said for whom it is
+                    Ok(())
+                }
             },
+            ClientStep::Requests(request) => self.request(client, (0, None), request),
+            ClientStep::GivesUp => {
+                let exchange = self.clients[client].gives_up();
+                let exchange = exchange.ok_or("no request is without a response")?;
+                self.inputs.push_back(Input::Reset(exchange));
+                self.pump()
+            }
+            ClientStep::GetsStatus(status, headers) => self.gets_status(client, *status, headers),
             ClientStep::Finishes => self.stream(client, Sent::End),
             ClientStep::Closes => self.client_closes(client, Closed::Cleanly),
             ClientStep::Resets => self.client_closes(client, Closed::Failed(IoFailure::Reset)),
@@ -156,15 +172,12 @@ impl World {
                 Ok(())
             }
             ClientStep::ReadsAgain => {
-                let read = self.clients[client].reads_again(self.snapshot.listen.udp_size)?;
+                let state = &mut self.clients[client];
+                self.inputs.extend(std::mem::take(&mut state.untaken).into_iter().map(Input::Sent));
+                let read = state.reads_again(self.snapshot.listen.udp_size)?;
                 self.written(client, read)
             }
-            ClientStep::Gets(expected) => match self.clients[client].arrived.pop_front() {
-                None => Err("expected a reply; nothing came".to_owned()),
-                Some(reply) => check::reply(expected, &reply).map_err(|wrong| {
-                    format!("expected, and not so:\n    {wrong}\n  it came:\n{}", reply.show())
-                }),
-            },
+            ClientStep::Gets(expected) => self.gets(client, expected),
             ClientStep::GetsNothing => match self.clients[client].arrived.front() {
                 None => Ok(()),
                 Some(reply) => Err(format!("expected nothing; it came:\n{}", reply.show())),
@@ -181,9 +194,83 @@ impl World {
         }
     }
 
+    fn gets(&mut self, client: usize, expected: &ExpectedReply) -> Result<(), String> {
+        let arrived = self.clients[client].arrived.pop_front();
+        let arrived = arrived.ok_or("expected a reply; nothing came")?;
+        let wrong = match &arrived {
+            Arrived::Response(_) => Err("a DNS message".to_owned()),
+            Arrived::Reply(_, max_age)
+                if expected.max_age.is_some_and(|it| Some(it) != *max_age) =>
+            {
+                Err(format!("max-age {:?}", expected.max_age))
+            }
+            Arrived::Reply(reply, _) => check::reply(expected, reply),
+        };
+        wrong.map_err(|wrong| {
+            format!("expected, and not so:\n    {wrong}\n  it came:\n{}", arrived.show())
+        })
+    }
+
+    fn gets_status(
+        &mut self,
+        client: usize,
+        status: u16,
+        headers: &[(String, String)],
+    ) -> Result<(), String> {
+        let arrived = self.clients[client].arrived.pop_front();
+        let arrived = arrived.ok_or("expected a response; nothing came")?;
+        let is_it = match &arrived {
+            Arrived::Reply(..) => false,
+            Arrived::Response(response) => {
+                let mut headers = headers.iter();
+                response.status == status
+                    && headers.all(|(name, value)| response.header(name) == Some(value))
+            }
+        };
+        if is_it { Ok(()) } else { Err(format!("not so; it came:\n{}", arrived.show())) }
+    }
+
+    /// Each question is a request of its own.
+    fn asks_over_http(
+        &mut self,
+        client: usize,
+        queries: &[Query],
+        ids: &mut u16,
+    ) -> Result<(), String> {
+        let path = self.snapshot.listen.doh_path.clone();
+        for query in queries {
+            *ids = ids.wrapping_add(1);
+            let id = query.id.unwrap_or(*ids);
+            let message = query.encode(id);
+            let request = if query.by_get {
+                Request {
+                    method: "GET".to_owned(),
+                    target: format!("{path}?dns={}", BASE64URL_NOPAD.encode(&message)),
+                    headers: Vec::new(),
+                    body: Vec::new(),
+                    unfinished: false,
+                }
+            } else {
+                let media_type = "application/dns-message".to_owned();
+                Request {
+                    method: "POST".to_owned(),
+                    target: path.clone(),
+                    headers: vec![("content-type".to_owned(), media_type)],
+                    body: message,
+                    unfinished: false,
+                }
+            };
+            self.request(client, (id, Some(query.clone())), &request)?;
+        }
+        Ok(())
+    }
+
     fn asks(&mut self, client: usize, queries: &[Query], ids: &mut u16) -> Result<(), String> {
+        if self.clients[client].transport == Transport::Doh {
+            return self.asks_over_http(client, queries, ids);
+        }
         let mut messages = Vec::new();
-        if self.clients[client].is_stream && self.clients[client].conn.is_none() {
+        if self.clients[client].is_stream() && self.clients[client].conn.is_none() {
             self.client(client, &ClientStep::Connects, ids)?;
         }
         for query in queries {
@@ -192,8 +279,10 @@ impl World {
             self.clients[client].asked(id, Some(query.clone()));
             messages.push(query.encode(id));
         }
-        if !self.clients[client].is_stream {
-            return self.datagrams(client, messages);
+        if !self.clients[client].is_stream() {
+            let header = self.proxy_header(client);
+            let with_header = |message: Vec<u8>| [header.as_slice(), &message].concat();
+            return self.datagrams(client, messages.into_iter().map(with_header).collect());
         }
         let octets: Vec<u8> = messages.iter().flat_map(|message| framed(message)).collect();
         let whole = octets.len();
@@ -206,14 +295,14 @@ impl World {
 
     fn sends(&mut self, client: usize, octets: &[u8]) -> Result<(), String> {
         let state = &mut self.clients[client];
-        let message = if state.is_stream { octets.get(2..) } else { Some(octets) };
+        let message = if state.is_stream() { octets.get(2..) } else { Some(octets) };
         if let Some(id) = message.and_then(|message| message.first_chunk()) {
             state.asked(u16::from_be_bytes(*id), None);
         }
-        if !state.is_stream {
+        if !state.is_stream() {
             return self.datagrams(client, vec![octets.to_vec()]);
         }
-        if state.conn.is_none() && !self.connect(client)? {
+        if state.conn.is_none() && !self.connect(client, true)? {
             return Err("the connection was not taken".to_owned());
         }
         self.stream(client, Sent::Octets(Bytes::copy_from_slice(octets)))
@@ -257,8 +346,21 @@ impl World {
         if conns.is_empty() {
             return Err("it has no connections".to_owned());
         }
-        self.inputs.extend(conns.into_iter().map(by));
+        for conn in conns {
+            let input = self.ending(by(conn));
+            self.inputs.push_back(input);
+        }
         self.pump()
+    }
+
+    /// An adapter knows nothing between an HTTP connection and its end.
+    fn ending(&self, input: Input) -> Input {
+        if let Input::EndOfStream(conn) = input
+            && self.is_http(conn)
+        {
+            return Input::Closed(conn, Closed::Cleanly);
+        }
+        input
     }
 
     /// An upstream does what its rule or a step says.
@@ -293,16 +395,23 @@ impl World {
                     let query = &self.upstreams[upstream].received[number].query;
                     let asked = Some((query.id(), query.question()));
                     let octets = wire::octets(Words::of(&text), asked)?;
-                    self.sends_back(upstream, number, octets, None);
+                    self.sends_back(upstream, number, octets, None)?;
+                }
+                Act::Status(status, media_type) => {
+                    self.responds(upstream, target, status, &media_type)?;
                 }
                 Act::Stream(octets) => {
                     if let Some(conn) = self.conn_of(upstream, target)? {
+                        if self.is_http(conn) {
+                            return Err("\"stream\" is not for HTTP".to_owned());
+                        }
                         self.inputs.push_back(Input::Octets(conn, Bytes::from(octets)));
                     }
                 }
                 Act::Close => {
                     if let Some(conn) = self.conn_of(upstream, target)? {
-                        self.inputs.push_back(Input::EndOfStream(conn));
+                        let input = self.ending(Input::EndOfStream(conn));
+                        self.inputs.push_back(input);
                     }
                 }
             }
@@ -319,10 +428,28 @@ impl World {
             Target::Conn(conn) => Ok(Some(conn)),
             Target::Socket(_) => Ok(None),
             Target::Query(number) => match self.upstreams[upstream].received[number].carrier {
-                Carrier::Conn(conn) => Ok(Some(conn)),
+                Carrier::Conn(conn) | Carrier::Exchange(conn, _) => Ok(Some(conn)),
                 Carrier::Socket(_) => Err("\"stream\" and \"close\" are for queries by tcp".into()),
             },
         }
+    }
+
+    /// Over HTTP: a response that is no DNS message.
+    fn responds(
+        &mut self,
+        upstream: usize,
+        target: Target,
+        status: u16,
+        media_type: &str,
+    ) -> Result<(), String> {
+        let Target::Query(number) = target else { return Ok(()) };
+        let Carrier::Exchange(_, exchange) = self.upstreams[upstream].received[number].carrier
+        else {
+            return Err("\"status\" is for queries by doh".to_owned());
+        };
+        let response = http_response(status, media_type, Bytes::from_static(b"no message\n"))?;
+        self.inputs.push_back(Input::Answered(exchange, response));
+        Ok(())
     }
 
     fn replies(&mut self, upstream: usize, target: Target, reply: &Reply) -> Result<(), String> {
@@ -338,8 +465,7 @@ impl World {
         if octets.len() > usize::from(u16::MAX) {
             return Err(format!("a reply of {} octets cannot be sent", octets.len()));
         }
-        self.sends_back(upstream, number, octets, reply.pieces);
-        Ok(())
+        self.sends_back(upstream, number, octets, reply.pieces)
     }
 
     fn sends_back(
@@ -348,8 +474,12 @@ impl World {
         number: usize,
         message: Vec<u8>,
         pieces: Option<usize>,
-    ) {
+    ) -> Result<(), String> {
         match self.upstreams[upstream].received[number].carrier {
+            Carrier::Exchange(_, exchange) => {
+                let response = http_response(200, "application/dns-message", message.into())?;
+                self.inputs.push_back(Input::Answered(exchange, response));
+            }
             Carrier::Socket(socket) => {
                 let (peer, message) = (self.address(upstream), Bytes::from(message));
                 let datagram = Datagram { peer, local: None, message };
@@ -362,6 +492,7 @@ impl World {
                 }
             }
         }
+        Ok(())
     }
 
     fn fails(&mut self, upstream: usize, target: Target, failure: IoFailure) {
@@ -376,6 +507,9 @@ impl World {
             }
             Carrier::Conn(conn) => {
                 self.inputs.push_back(Input::Closed(conn, Closed::Failed(failure)));
+            }
+            Carrier::Exchange(_, exchange) => {
+                self.inputs.push_back(Input::Failed(exchange, failure));
             }
         }
     }
@@ -400,4 +534,13 @@ impl World {
         self.pass(self.snapshot.control.drain_timeout + Duration::from_secs(1))?;
         self.check_nothing_is_left()
     }
+}
+
+fn http_response(
+    status: u16,
+    media_type: &str,
+    body: Bytes,
+) -> Result<Box<http::Response<Bytes>>, String> {
+    let response = http::Response::builder().status(status).header("content-type", media_type);
+    response.body(body).map(Box::new).map_err(|error| error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use balancedns_core::engine::Transport;
 use balancedns_core::metrics::Counter;
 
 use super::expect::{ExpectedQuery, ExpectedReply};
@@ -49,6 +50,14 @@ pub(super) enum ClientStep {
     Connects,
     /// Wants to connect, and is not let in.
     Refused,
+    /// Connects, and does not come to the end of its handshakes.
+    ConnectsStalled,
+    /// An HTTP request, whatever is in it.
+    Requests(Request),
+    /// Resets the oldest of its HTTP exchanges that is open.
+    GivesUp,
+    /// A response that is no DNS message: its status and, if they are looked at, headers.
+    GetsStatus(u16, Vec<(String, String)>),
     /// Sends nothing more on its connection.
     Finishes,
     /// Ends its connection, or breaks it.
@@ -60,6 +69,17 @@ pub(super) enum ClientStep {
     GetsNothing,
     /// Its connection was closed, or is open.
     IsClosed(bool),
+}
+
+/// An HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) target: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    /// The end of the body does not come.
+    pub(super) unfinished: bool,
 }
 
 /// What an upstream does, or what is looked at there.
@@ -114,7 +134,7 @@ fn add(line: &Line, cast: &Cast, steps: &mut Vec<Step>) -> Result<(), Fault> {
     }
     let word = words.next().unwrap_or_default();
     let what = if let Some(client) = cast.client(word) {
-        What::Client(client, client_step(line, words, cast.is_stream(client))?)
+        What::Client(client, client_step(line, words, cast.transport(client))?)
     } else if let Some(upstream) = cast.upstream(word) {
         What::Upstream(upstream, upstream_step(line, words)?)
     } else {
@@ -173,12 +193,23 @@ fn metric(words: &mut Words<'_>) -> Result<MetricCheck, String> {
     Ok(MetricCheck { name, counters, least, most })
 }
 
-fn client_step(line: &Line, mut words: Words<'_>, is_stream: bool) -> Result<ClientStep, Fault> {
+fn client_step(
+    line: &Line,
+    mut words: Words<'_>,
+    transport: Transport,
+) -> Result<ClientStep, Fault> {
     let here = Fault::at(line.number);
     let word = words.expect("what the client does").map_err(&here)?;
     if word == "asks" && words.accept("together") {
         words.end().map_err(here)?;
         return asks_together(line);
+    }
+    let is_http = transport == Transport::Doh;
+    if is_http && word == "gets" && words.accept("status") {
+        return gets_status(line, words).map_err(here);
+    }
+    if is_http && word == "requests" {
+        return Ok(ClientStep::Requests(request(line, words)?));
     }
     if word == "gets" && words.peek() != Some("nothing") {
         return Ok(ClientStep::Gets(Box::new(ExpectedReply::parse(line, words)?)));
@@ -196,12 +227,14 @@ fn client_step(line: &Line, mut words: Words<'_>, is_stream: bool) -> Result<Cli
             words.next();
             ClientStep::GetsNothing
         }
-        _ if !is_stream => {
+        _ if transport == Transport::Udp => {
             return Err(
                 line.fault(format!("\"{word}\" is nothing that a client of datagrams does"))
             );
         }
         "connects" if words.accept("refused") => ClientStep::Refused,
+        "connects" if words.accept("stalled") => ClientStep::ConnectsStalled,
+        "gives" if is_http && words.accept("up") => ClientStep::GivesUp,
         "connects" => ClientStep::Connects,
         "finishes" => ClientStep::Finishes,
         "closes" => ClientStep::Closes,
@@ -214,6 +247,48 @@ fn client_step(line: &Line, mut words: Words<'_>, is_stream: bool) -> Result<Cli
     };
     words.end().map_err(here)?;
     Ok(step)
+}
+
+/// `gets status N [HEADER VALUE]...`
+fn gets_status(line: &Line, mut words: Words<'_>) -> Result<ClientStep, String> {
+    line.expect_no_children().map_err(|fault| fault.what)?;
+    let status = words.number("status")?;
+    Ok(ClientStep::GetsStatus(status, headers(&mut words)?))
+}
+
+/// `requests METHOD TARGET [HEADER VALUE]...`, and below it `body OCTETS` or `body unfinished OCTETS`.
+fn request(line: &Line, mut words: Words<'_>) -> Result<Request, Fault> {
+    let here = Fault::at(line.number);
+    let mut request = Request {
+        method: words.expect("a method").map_err(&here)?.to_owned(),
+        target: words.expect("a target").map_err(&here)?.to_owned(),
+        headers: headers(&mut words).map_err(&here)?,
+        body: Vec::new(),
+        unfinished: false,
+    };
+    for child in &line.children {
+        let mut words = child.words();
+        if !words.accept("body") {
+            return Err(child.fault("a body is all that a request may have below it"));
+        }
+        request.unfinished = words.accept("unfinished");
+        let text = child.with_lines_below(words)?;
+        request.body = wire::octets(Words::of(&text), None).map_err(Fault::at(child.number))?;
+    }
+    http::Request::builder()
+        .method(&*request.method)
+        .uri(&*request.target)
+        .body(())
+        .map_err(|error| line.fault(error.to_string()))?;
+    Ok(request)
+}
+
+fn headers(words: &mut Words<'_>) -> Result<Vec<(String, String)>, String> {
+    let mut headers = Vec::new();
+    while let Some(name) = words.next() {
+        headers.push((name.to_ascii_lowercase(), words.expect("the header's value")?.to_owned()));
+    }
+    Ok(headers)
 }
 
 fn asks_together(line: &Line) -> Result<ClientStep, Fault> {

@@ -1,6 +1,8 @@
 //! Tests of the format and its runner: what is wrong with a scenario is named with its line, and each
 //! check of one can fail.
 
+use balancedns_core::engine::Transport;
+
 use super::{Scenario, ScenarioError};
 
 /// Uses each kind of check once.
@@ -205,7 +207,7 @@ fn what_is_always_checked_can_fail() {
     octets[3] |= 0x80; // RA
     let reply = |octets: &[u8]| Decoded::new(octets).expect("it can be decoded");
     let check = |octets: &[u8], asked: &str, size| {
-        always_of_reply(&reply(octets), &query(asked), false, size)
+        always_of_reply(&reply(octets), &query(asked), Transport::Udp, size)
     };
     assert_eq!(check(&octets, "www.example. A edns 1232 do cd", 1232), Ok(()));
     for (asked, size) in [
@@ -226,7 +228,7 @@ fn what_is_always_checked_can_fail() {
     octets.push(0);
     assert!(Decoded::new(&octets).is_err(), "an octet behind the last record");
 
-    let sent = |text: &str| always_of_query(&reply(&query(text).encode(1)));
+    let sent = |text: &str| always_of_query(&reply(&query(text).encode(1)), Transport::Udp);
     assert_eq!(sent("www.example. A ad cd edns 1232 do"), Ok(()));
     for wrong in ["-rd", "qr", "aa", "tc", "ra", "z", "opcode 4", "edns 1232 version 1"] {
         assert!(sent(&format!("www.example. A {wrong}")).is_err(), "{wrong}");
@@ -244,7 +246,7 @@ fn what_cannot_be_read_is_named_with_its_line() {
         ("upstream one 198.51.100.1:53", "upstream one 198.51.100.1", "no address with a port"),
         ("client bob tcp", "client alice tcp", "the name \"alice\" is taken"),
         ("client bob tcp", "client wait tcp", "the name \"wait\" is taken"),
-        ("client bob tcp", "client bob dot", "\"dot\" is not udp or tcp"),
+        ("client bob tcp", "client bob doq", "\"doq\" is not udp, tcp, dot or doh"),
         ("steps\n", "stages\n", "no block of a scenario"),
         ("on held.example.", "when held.example.", "a rule begins with \"on\""),
         ("on held.example.", "on held.example", "no absolute name"),

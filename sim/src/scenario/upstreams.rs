@@ -1,6 +1,7 @@
 //! Scripted upstreams while a scenario runs: what they have received, and which rule is next.
 
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::engine::Transport;
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 
 use super::check::{self, Decoded};
 use super::expect::ExpectedQuery;
@@ -12,12 +13,26 @@ use super::rules::{Pattern, Rule, Seen, When};
 pub(super) enum Carrier {
     Socket(SocketHandle),
     Conn(ConnHandle),
+    Exchange(ConnHandle, ExchangeHandle),
+}
+
+impl Carrier {
+    /// What "the same port" means: the socket, or the connection.
+    pub(super) fn port(self) -> Self {
+        match self {
+            Self::Socket(_) | Self::Conn(_) => self,
+            Self::Exchange(conn, _) => Self::Conn(conn),
+        }
+    }
 }
 
 /// A query that an upstream has received.
 #[derive(Debug, Clone)]
 pub(super) struct Received {
     pub(super) carrier: Carrier,
+    pub(super) transport: Transport,
+    /// Over HTTP: what was requested.
+    pub(super) url: Option<String>,
     pub(super) query: Decoded,
     /// How many replies under a wrong id were sent to it.
     pub(super) wrong_ids: u16,
@@ -28,7 +43,7 @@ impl Received {
         Seen {
             question: self.query.question(),
             flags: self.query.flags(),
-            tcp: matches!(self.carrier, Carrier::Conn(_)),
+            transport: self.transport,
             edns: self.query.has_edns(),
             dnssec_ok: self.query.dnssec_ok(),
         }
@@ -45,11 +60,7 @@ impl Received {
     }
 
     pub(super) fn show(&self) -> String {
-        let by = match self.carrier {
-            Carrier::Socket(_) => "udp",
-            Carrier::Conn(_) => "tcp",
-        };
-        format!("{} {by}", self.query.show())
+        format!("{} {}", self.query.show(), self.transport.name())
     }
 }
 
@@ -167,7 +178,7 @@ fn differences(
         (name.iter().any(u8::is_ascii_uppercase), name.iter().any(u8::is_ascii_lowercase));
     let flags = expected.flags;
     let cased = |lower: bool| if lower { !has_upper } else { has_upper && has_lower };
-    let same_port = before.is_some_and(|before| before.carrier == received.carrier);
+    let same_port = before.is_some_and(|before| before.carrier.port() == received.carrier.port());
     let same_id = before.is_some_and(|before| before.query.id() == query.id());
     let as_wanted = |wanted: Option<bool>, found: bool| wanted.is_none_or(|wanted| wanted == found);
     let checks = [
@@ -177,6 +188,7 @@ fn differences(
         ("the class", expected.class.is_none_or(|class| rest.ends_with(&class.to_be_bytes()))),
         ("the letter case", expected.lower_case.is_none_or(cased)),
         ("the port", as_wanted(expected.same_port, same_port)),
+        ("the url", expected.url.is_none() || expected.url == received.url),
         ("the id", as_wanted(expected.same_id, same_id)),
         (
             "a query before it",
@@ -190,10 +202,15 @@ fn differences(
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn received(carrier: Carrier, octets: &[u8]) -> Result<Received, String> {
+pub(super) fn received(
+    carrier: Carrier,
+    transport: Transport,
+    url: Option<String>,
+    octets: &[u8],
+) -> Result<Received, String> {
     let query = Decoded::new(octets)?;
-    let received = Received { carrier, query, wrong_ids: 0 };
-    check::always_of_query(&received.query)
+    let received = Received { carrier, transport, url, query, wrong_ids: 0 };
+    check::always_of_query(&received.query, transport)
         .map_err(|what| format!("of every query is true: {what}; it came:\n{}", received.show()))?;
     Ok(received)
 }

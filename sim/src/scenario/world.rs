@@ -9,13 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balancedns_core::config::Snapshot;
-use balancedns_core::engine::{Closed, ListenerId, Origin, Shared, Sizes, Transport};
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::config::{Alpn, Snapshot};
+use balancedns_core::engine::{
+    Accepted, CloseMode, Closed, Established, ListenerId, Origin, Security, Shared, Sizes,
+    Transport,
+};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use balancedns_core::time::Instant;
 use bytes::Bytes;
 
 use super::clients::{ClientState, Sent, next_message};
+use super::exchanges::{Exchange, Opening};
 use super::parse::{Cast, Client};
 use super::rules::{Act, When};
 use super::upstreams::{self, Carrier, UpstreamState};
@@ -53,10 +57,10 @@ struct Socket {
 
 /// A connection.
 #[derive(Debug)]
-enum Conn {
+pub(super) enum Conn {
     Client(usize),
-    /// And what has come on it that is no whole message.
-    Upstream(usize, Vec<u8>),
+    /// What is spoken there, and what has come on it that is no whole message.
+    Upstream(usize, Transport, Vec<u8>),
 }
 
 /// See the module.
@@ -69,14 +73,18 @@ pub(super) struct World {
     pub(super) clients: Vec<ClientState>,
     pub(super) upstreams: Vec<UpstreamState>,
     addresses: Vec<SocketAddr>,
-    peers: Vec<Client>,
+    pub(super) peers: Vec<Client>,
     sockets: HashMap<SocketHandle, Socket>,
-    conns: HashMap<ConnHandle, Conn>,
+    pub(super) conns: HashMap<ConnHandle, Conn>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) later: BTreeMap<(Instant, usize), Later>,
     scheduled: usize,
     /// Who is being accepted, and whether it was.
     connecting: Option<usize>,
+    /// Whether its handshakes come to their end.
+    shakes_hands: bool,
+    pub(super) exchanges: HashMap<ExchangeHandle, Exchange>,
+    pub(super) opening: Option<Opening>,
     listeners_closed: Vec<ListenerId>,
     pub(super) shut_down: bool,
     pub(super) stopped: bool,
@@ -89,7 +97,7 @@ impl World {
         let now = Instant::ZERO + START;
         let shared = Arc::new(Shared::new(&snapshot, SEED));
         let machine = Machine::new(&shared, Arc::clone(&snapshot), 0, SEED, now);
-        let client = |client: &Client| ClientState::new(client.is_stream);
+        let client = |client: &Client| ClientState::new(client.transport);
         let upstreams = cast.upstreams.iter();
         Self {
             machine,
@@ -106,6 +114,9 @@ impl World {
             later: BTreeMap::new(),
             scheduled: 0,
             connecting: None,
+            shakes_hands: true,
+            exchanges: HashMap::new(),
+            opening: None,
             listeners_closed: Vec::new(),
             shut_down: false,
             stopped: false,
@@ -115,8 +126,8 @@ impl World {
 
     /// The listener that a client asks, and the address that it asks there if the listener has all.
     fn listener(&self, client: usize) -> Result<(ListenerId, Option<std::net::IpAddr>), String> {
-        let Client { is_stream, address, asks, .. } = &self.peers[client];
-        let transport = if *is_stream { Transport::Tcp } else { Transport::Udp };
+        let Client { transport, asks, .. } = &self.peers[client];
+        let address = self.peers[client].seen();
         let sockets = &self.snapshot.listen.sockets;
         let place = sockets.iter().position(|socket| {
             let ip = socket.addr.ip();
@@ -127,7 +138,7 @@ impl World {
                     (all || ip == asks.ip()) && socket.addr.port() == asks.port()
                 }
             };
-            socket.transport == transport && fits
+            socket.transport == *transport && fits
         });
         let place = place.ok_or("the configuration has no listener that this client asks")?;
         let wildcard = sockets[place].addr.ip().is_unspecified();
@@ -142,7 +153,7 @@ impl World {
         messages: Vec<Vec<u8>>,
     ) -> Result<(), String> {
         let (listener, local) = self.listener(client)?;
-        let peer = self.peers[client].address;
+        let peer = self.peers[client].seen();
         let datagram = |message: Vec<u8>| crate::machine::Datagram {
             peer,
             local,
@@ -154,10 +165,11 @@ impl World {
     }
 
     /// Connects a client; says whether it was let in.
-    pub(super) fn connect(&mut self, client: usize) -> Result<bool, String> {
+    pub(super) fn connect(&mut self, client: usize, shakes_hands: bool) -> Result<bool, String> {
         let (listener, _) = self.listener(client)?;
         self.connecting = Some(client);
-        self.inputs.push_back(Input::Connects(listener, self.peers[client].address));
+        self.shakes_hands = shakes_hands;
+        self.inputs.push_back(Input::Connects(listener, self.peers[client].seen()));
         self.pump()?;
         Ok(self.clients[client].conn.is_some())
     }
@@ -263,7 +275,13 @@ impl World {
             Input::Datagrams(Origin::Socket(socket), _)
             | Input::SocketOpened(socket)
             | Input::SocketFailed(socket, _) => self.sockets.contains_key(socket),
-            Input::Established(conn)
+            Input::Body(exchange, ..) => self.exchanges.contains_key(exchange),
+            Input::Reset(exchange)
+            | Input::Sent(exchange)
+            | Input::Answered(exchange, _)
+            | Input::Failed(exchange, _) => self.exchanges.remove(exchange).is_some(),
+            Input::Opens(conn, _)
+            | Input::Established(conn, _)
             | Input::Octets(conn, _)
             | Input::EndOfStream(conn)
             | Input::Written(conn, _) => self.conns.contains_key(conn),
@@ -290,33 +308,25 @@ impl World {
                 Some(_) => Ok(()),
                 None => Err("a socket was closed that is not open".to_owned()),
             },
-            Output::Accepted(conn) => {
-                let client = self.connecting.take().ok_or("nobody connects")?;
-                self.clients[client].conn = Some(conn);
-                self.conns.insert(conn, Conn::Client(client));
-                self.inputs.push_back(Input::Established(conn));
-                Ok(())
-            }
+            Output::Accepted(accepted) => self.accepted(accepted),
             Output::NotAccepted(_) => {
                 self.connecting = None;
                 Ok(())
             }
-            Output::Connect { conn, remote } => {
+            Output::Connect { conn, remote, security } => {
                 let upstream = self.upstream_at(remote)?;
-                self.conns.insert(conn, Conn::Upstream(upstream, Vec::new()));
+                let spoken = match security {
+                    Security::Plain => Transport::Tcp,
+                    Security::Tls(tls) if tls.alpn == Alpn::Dot => Transport::Dot,
+                    Security::Tls(_) => Transport::Doh,
+                };
+                self.conns.insert(conn, Conn::Upstream(upstream, spoken, Vec::new()));
                 self.arrives(upstream, Target::Conn(conn), When::Connect)
             }
             Output::Write { conn, octets } => self.write(conn, octets),
             Output::PauseReading(conn) => self.pause(conn, true),
             Output::ResumeReading(conn) => self.pause(conn, false),
-            Output::CloseConn(conn, mode) => match self.conns.remove(&conn) {
-                Some(Conn::Client(client)) => self.clients[client].closed_by_engine(mode),
-                Some(Conn::Upstream(upstream, _)) => {
-                    self.upstreams[upstream].conns.retain(|open| *open != conn);
-                    Ok(())
-                }
-                None => Err("a connection was closed that is not open".to_owned()),
-            },
+            Output::CloseConn(conn, mode) => self.close(conn, mode),
             Output::CloseListener(listener) => {
                 self.listeners_closed.push(listener);
                 Ok(())
@@ -329,6 +339,47 @@ impl World {
                 self.stopped = true;
                 Ok(())
             }
+            Output::Opened(handle) => self.request_opened(handle),
+            Output::NotOpened(_) => Ok(()), // who makes the request notices
+            Output::Respond { exchange, response } => self.respond(exchange, response),
+            Output::Request { exchange, conn, target, request } => {
+                self.requested(exchange, conn, &target, &request)
+            }
+            Output::Cancel(exchange) => match self.exchanges.remove(&exchange) {
+                Some(Exchange { client: None, .. }) => Ok(()),
+                Some(_) | None => Err("a request was given up that is over".to_owned()),
+            },
+        }
+    }
+
+    /// A client's connection was taken: its handshakes follow.
+    fn accepted(&mut self, accepted: Accepted) -> Result<(), String> {
+        let Accepted { conn, proxied, socket } = accepted;
+        let client = self.connecting.take().ok_or("nobody connects")?;
+        let Client { name, proxy, address, .. } = &self.peers[client];
+        if proxied != proxy.is_some() {
+            return Err(format!("of {name} a proxy's header is wanted: {proxied}"));
+        }
+        self.clients[client].conn = Some(conn);
+        self.conns.insert(conn, Conn::Client(client));
+        if self.shakes_hands {
+            let alpn = alpn(socket.transport).filter(|_| socket.tls);
+            let how = Established { alpn, client: proxy.map(|_| *address) };
+            self.inputs.push_back(Input::Established(conn, how));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, conn: ConnHandle, mode: CloseMode) -> Result<(), String> {
+        let closed = self.conns.remove(&conn);
+        self.exchanges.retain(|_, exchange| exchange.conn != conn);
+        match closed {
+            Some(Conn::Client(client)) => self.clients[client].closed_by_engine(mode),
+            Some(Conn::Upstream(upstream, ..)) => {
+                self.upstreams[upstream].conns.retain(|open| *open != conn);
+                Ok(())
+            }
+            None => Err("a connection was closed that is not open".to_owned()),
         }
     }
 
@@ -339,7 +390,7 @@ impl World {
         source: Option<std::net::IpAddr>,
         message: &[u8],
     ) -> Result<(), String> {
-        let is_it = |client: &Client| client.address == peer && !client.is_stream;
+        let is_it = |client: &Client| client.seen() == peer && client.transport == Transport::Udp;
         let client = self.peers.iter().position(is_it);
         let client = client.ok_or_else(|| format!("a reply to {peer}, which is nobody"))?;
         let name = &self.peers[client].name;
@@ -348,19 +399,27 @@ impl World {
         }
         let own_size = self.snapshot.listen.udp_size;
         let name = name.clone();
-        self.clients[client].takes(message, own_size).map_err(|what| format!("{name} got {what}"))
+        self.clients[client]
+            .takes(message, own_size, None)
+            .map_err(|what| format!("{name} got {what}"))
     }
 
     fn query(&mut self, socket: SocketHandle, message: &[u8]) -> Result<(), String> {
         let open = self.sockets.get(&socket).filter(|socket| socket.open);
         let upstream =
             open.ok_or("a datagram to an upstream by a socket that is not open")?.upstream;
-        self.asked(upstream, Carrier::Socket(socket), message)
+        self.asked(upstream, (Carrier::Socket(socket), Transport::Udp), None, message)
     }
 
     /// An upstream receives a query.
-    fn asked(&mut self, upstream: usize, carrier: Carrier, message: &[u8]) -> Result<(), String> {
-        let received = upstreams::received(carrier, message)?;
+    pub(super) fn asked(
+        &mut self,
+        upstream: usize,
+        (carrier, transport): (Carrier, Transport),
+        url: Option<String>,
+        message: &[u8],
+    ) -> Result<(), String> {
+        let received = upstreams::received(carrier, transport, url, message)?;
         let state = &mut self.upstreams[upstream];
         let number = state.received.len();
         state.received.push(received);
@@ -393,9 +452,10 @@ impl World {
                 }
             }
             Target::Conn(conn) => {
-                if let Some(Conn::Upstream(upstream, _)) = self.conns.get(&conn) {
+                if let Some(Conn::Upstream(upstream, spoken, _)) = self.conns.get(&conn) {
                     self.upstreams[*upstream].conns.push(conn);
-                    self.inputs.push_back(Input::Established(conn));
+                    let how = Established { alpn: alpn(*spoken), client: None };
+                    self.inputs.push_back(Input::Established(conn, how));
                 }
             }
             Target::Query(_) => {}
@@ -404,14 +464,20 @@ impl World {
 
     /// A connection has ended, and not by the engine; says whether it was there.
     fn lose(&mut self, conn: ConnHandle) -> bool {
+        self.exchanges.retain(|_, exchange| exchange.conn != conn);
         match self.conns.remove(&conn) {
-            Some(Conn::Upstream(upstream, _)) => {
+            Some(Conn::Upstream(upstream, ..)) => {
                 self.upstreams[upstream].conns.retain(|open| *open != conn);
                 true
             }
             Some(Conn::Client(_)) => true,
             None => false,
         }
+    }
+
+    /// Whether HTTP is spoken on a connection to an upstream.
+    pub(super) fn is_http(&self, conn: ConnHandle) -> bool {
+        matches!(self.conns.get(&conn), Some(Conn::Upstream(_, Transport::Doh, _)))
     }
 
     pub(super) fn address(&self, upstream: usize) -> SocketAddr {
@@ -437,8 +503,11 @@ impl World {
                 }
                 Ok(())
             }
-            Some(Conn::Upstream(upstream, incoming)) => {
-                let upstream = *upstream;
+            Some(Conn::Upstream(_, Transport::Doh, _)) => {
+                Err("octets were written where HTTP is spoken".to_owned())
+            }
+            Some(Conn::Upstream(upstream, spoken, incoming)) => {
+                let (upstream, spoken) = (*upstream, *spoken);
                 incoming.extend_from_slice(&octets);
                 let mut messages = Vec::new();
                 while let Some(message) = next_message(incoming) {
@@ -446,7 +515,7 @@ impl World {
                 }
                 self.inputs.push_back(Input::Written(conn, count));
                 for message in messages {
-                    self.asked(upstream, Carrier::Conn(conn), &message)?;
+                    self.asked(upstream, (Carrier::Conn(conn), spoken), None, &message)?;
                 }
                 Ok(())
             }
@@ -477,6 +546,7 @@ impl World {
             ("a timer is set", timer.is_some()),
             ("UDP sockets are open", !self.sockets.is_empty()),
             ("connections are open", !self.conns.is_empty()),
+            ("exchanges are open", !self.exchanges.is_empty()),
             ("connections are counted", self.shared.open_connections() != 0),
             (
                 "listeners are open",
@@ -489,5 +559,14 @@ impl World {
             return Ok(());
         }
         Err(format!("after the end {}: {:?}, {timer:?}", left.join(", "), engine.sizes()))
+    }
+}
+
+/// What is negotiated for a transport (RFC 7301).
+fn alpn(transport: Transport) -> Option<Bytes> {
+    match transport {
+        Transport::Udp | Transport::Tcp => None,
+        Transport::Dot => Some(Bytes::from_static(Alpn::Dot.id())),
+        Transport::Doh => Some(Bytes::from_static(Alpn::Http2.id())),
     }
 }

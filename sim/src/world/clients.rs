@@ -2,16 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use balancedns_core::engine::Origin;
+use balancedns_core::engine::{ListenerId, Origin};
 use balancedns_core::time::Duration;
 use bytes::Bytes;
 
 use super::World;
 use super::queue::Event;
 use crate::fault::Fault;
+use crate::generation::PROXIES;
 use crate::invariant::Broken;
 use crate::machine::{Datagram, Input};
-use crate::message::{AD, CD, CLIENT_COOKIE, ClientEdns, QR, RD, query, types, wire_name};
+use crate::message::{
+    AD, CD, CLIENT_COOKIE, ClientEdns, QR, RD, proxy_header, query, types, wire_name,
+};
 use crate::model::{Channel, Query, Verdict};
 
 /// On its way from a client to a listener.
@@ -26,6 +29,8 @@ const NOT_SUPPORTED: u16 = 21;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
+    /// The proxy that it is behind, if it is: whom an engine sees.
+    pub(super) proxy: Option<IpAddr>,
     /// Outside the ACL.
     pub(super) stranger: bool,
     pub(super) next_port: u16,
@@ -59,6 +64,8 @@ pub(super) struct Known {
 #[derive(Debug, Clone)]
 pub(super) struct Question {
     pub(super) peer: SocketAddr,
+    /// Whom its proxy announces, if it is behind one.
+    pub(super) carried: Option<SocketAddr>,
     /// Which of our addresses is asked.
     pub(super) local: IpAddr,
     pub(super) message: Bytes,
@@ -67,7 +74,7 @@ pub(super) struct Question {
     qtype: u16,
     flags: u16,
     edns: Option<(u16, bool)>,
-    stranger: bool,
+    pub(super) stranger: bool,
 }
 
 impl Question {
@@ -104,7 +111,11 @@ impl World {
         };
         let client = |number| {
             let (address, stranger) = address(number);
-            Client { address, stranger, next_port: 1_024, links: Vec::new() }
+            let is_proxied = number * 613 % 1_000 < self.options.proxied_per_mille as usize;
+            let [high, low] = u16::try_from(number).expect("few clients").to_be_bytes();
+            let [first, second] = PROXIES;
+            let proxy = is_proxied.then(|| IpAddr::from([first, second, high, low]));
+            Client { address, proxy, stranger, next_port: 1_024, links: Vec::new() }
         };
         (0..self.options.clients).map(client).collect()
     }
@@ -243,10 +254,11 @@ impl World {
         };
         let end = 12 + built.wire.len() + 4;
         let question_end = if matches!(drawn, Drawn::Odd(_)) { 12 } else { end };
-        let Client { address, stranger, .. } = self.clients[client];
-        let port = self.next_port(client);
+        let (peer, carried) = self.new_peer(client);
+        let stranger = self.clients[client].stranger;
         Question {
-            peer: SocketAddr::new(address, port),
+            peer,
+            carried,
             local: IpAddr::from([10, 0, 0, 53 + u8::from(bits & 1 == 0)]),
             message: message.into(),
             subject: built.subject,
@@ -255,6 +267,17 @@ impl World {
             flags: built.flags,
             edns: built.edns.map(|edns| (edns.size, edns.dnssec_ok)),
             stranger,
+        }
+    }
+
+    /// The address that an engine sees of a client, with a new port, and the one behind it.
+    pub(super) fn new_peer(&mut self, client: usize) -> (SocketAddr, Option<SocketAddr>) {
+        let port = self.next_port(client);
+        let Client { address, proxy, .. } = self.clients[client];
+        let own = SocketAddr::new(address, port);
+        match proxy {
+            Some(proxy) => (SocketAddr::new(proxy, port), Some(own)),
+            None => (own, None),
         }
     }
 
@@ -286,37 +309,54 @@ impl World {
             if self.model.waits_under_another(channel, id, generation) {
                 continue; // a retry that gets lost
             }
-            self.expect_answer(engine, channel, &question, true, false);
-            let Question { peer, local, message, .. } = question;
+            let carried = question.carried;
+            if carried.is_none() || !self.faults.strike(Fault::NoProxyHeader) {
+                let listener = (self.listeners.datagram, Some(question.local));
+                self.expect_answer(engine, channel, listener, &question, Some(true));
+            } else {
+                let message = self.without_header(question.message);
+                datagrams.push(Datagram { peer: question.peer, local: None, message });
+                continue;
+            }
+            let Question { peer, local, mut message, .. } = question;
+            if let Some(client) = carried {
+                message = [proxy_header(client).as_slice(), &message].concat().into();
+            }
             datagrams.push(Datagram { peer, local: Some(local), message });
         }
-        let origin = Origin::Listener(self.listeners.0);
+        let origin = Origin::Listener(self.listeners.datagram);
         self.feed(engine, Input::Datagrams(origin, datagrams))
     }
 
-    /// Tells the model what has to come of a query that arrives now.
+    /// What comes from a proxy without its header, or with half of one.
+    fn without_header(&mut self, message: Bytes) -> Bytes {
+        let header = proxy_header(SocketAddr::from(([10, 1, 1, 1], 53)));
+        match self.faults.draw(Fault::NoProxyHeader).below(header.len() + 1) {
+            0 => message,
+            octets => Bytes::copy_from_slice(&header[..octets - 1]),
+        }
+    }
+
+    /// Tells the model what has to come of a query that arrives now. It has to come in time, or at any
+    /// time, or not at all.
     pub(super) fn expect_answer(
         &mut self,
         engine: usize,
         channel: Channel,
+        listener: (ListenerId, Option<IpAddr>),
         question: &Question,
-        in_time: bool,
-        may_be_lost: bool,
+        owed: Option<bool>,
     ) {
         let generation = &self.generations[self.workers[engine].generation];
         let verdict = self.verdict(engine, question);
         let by_datagram = matches!(channel, Channel::Datagram(_));
+        let in_time = owed == Some(true);
         let limit = match question.edns {
             _ if !by_datagram => 65_535,
             None => 512,
             Some((size, _)) => usize::from(size.max(512).min(generation.udp_size.max(512))),
         };
         let deadline = self.now + Duration::from_millis(generation.deadline_ms);
-        let listener = if by_datagram {
-            (self.listeners.0, Some(question.local))
-        } else {
-            (self.listeners.1, None)
-        };
         let query = Query {
             engine,
             channel,
@@ -328,7 +368,7 @@ impl World {
             verdict,
             generation: generation.number,
             limit,
-            may_be_lost,
+            may_be_lost: owed.is_none(),
         };
         let looks_up = match verdict {
             Verdict::Forwarded(_) | Verdict::Remembered(_) => true,

@@ -1,8 +1,10 @@
-//! Clients' connections: pipelined queries in pieces, slow readers, half-closed ends and resets.
+//! Clients' connections: handshakes, pipelined queries in pieces, slow readers, half-closed ends and
+//! resets.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use balancedns_core::engine::{Closed, IoFailure};
+use balancedns_core::engine::{Closed, Established, IoFailure, ListenerId, TlsFailure};
 use balancedns_core::handle::ConnHandle;
 use balancedns_core::limits;
 use balancedns_core::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::World;
 use super::clients::{Question, Subject};
 use super::queue::{Event, Life, LinkEvent};
-use super::worker::End;
+use super::worker::{Conn, End};
 use crate::fault::Fault;
 use crate::invariant::{Broken, Invariant};
 use crate::machine::{Input, Output};
@@ -21,28 +23,40 @@ use crate::model::Channel;
 const PIPELINED: usize = 200;
 
 /// How late a worker may be for the end of a connection.
-const CLOSED_WITHIN: Duration = Duration::from_millis(200);
+pub(super) const CLOSED_WITHIN: Duration = Duration::from_millis(200);
+
+/// The longest that a client takes for a handshake that comes to its end, in microseconds.
+const HANDSHAKE_LATE_US: u64 = 4_500_000;
 
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) client: usize,
     pub(super) life: Life,
-    peer: std::net::SocketAddr,
+    pub(super) kind: Kind,
+    pub(super) listener: ListenerId,
+    peer: SocketAddr,
+    /// Whom its proxy announces, if it is behind one.
+    carried: Option<SocketAddr>,
+    /// How its handshakes end.
+    handshake: Handshake,
+    established: bool,
+    /// The network that it is counted under, and who that is.
+    counted: (IpAddr, Standing),
     /// Its handle, once it was accepted.
     pub(super) conn: Option<ConnHandle>,
     /// When the last octets that are under way arrive.
-    next_at: Instant,
+    pub(super) next_at: Instant,
     /// The client has sent its last octet.
     pub(super) ended: bool,
     /// The client does not read.
-    reads_not: bool,
+    pub(super) reads_not: bool,
     /// It may end with queries unanswered.
     pub(super) excused: bool,
     /// The client has sent octets that are no query: nothing behind them is read.
     noise: bool,
     /// When octets last came or left.
-    active_at: Instant,
+    pub(super) active_at: Instant,
     paused: bool,
     /// Octets that wait because reading has stopped.
     held: Vec<LinkEvent>,
@@ -52,12 +66,94 @@ pub(super) struct Link {
     waiting: usize,
     /// What is written and does not yet make a message.
     inbox: BytesMut,
+    /// HTTP exchanges that an engine knows.
+    pub(super) exchanges: BTreeSet<u64>,
+    /// Those that came to their end, and those that the client has reset.
+    pub(super) completed: u32,
+    pub(super) resets: u32,
+}
+
+impl Link {
+    /// Whether its handshakes are over.
+    pub(super) const fn is_established(&self) -> bool {
+        self.established
+    }
+}
+
+/// Who it is that connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Proxy,
+    Client,
+    Stranger,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp,
+    Dot,
+    Doh { tls: bool },
+}
+
+impl Kind {
+    pub(super) const fn is_http(self) -> bool {
+        matches!(self, Self::Doh { .. })
+    }
+
+    const fn is_tls(self) -> bool {
+        matches!(self, Self::Dot | Self::Doh { tls: true })
+    }
+
+    const fn alpn(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Tcp | Self::Doh { tls: false } => None,
+            Self::Dot => Some(b"dot"),
+            Self::Doh { tls: true } => Some(b"h2"),
+        }
+    }
+}
+
+/// How the handshakes of a connection end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handshake {
+    Done,
+    Fails,
+    Stalls,
 }
 
 impl World {
     /// A client sends some queries over a connection, an old one or a new one.
     pub(super) fn ask_by_stream(&mut self, client: usize, count: usize) {
         let number = self.link_of(client);
+        if self.links[&number].kind.is_http() {
+            self.ask_by_exchanges(number, client, count);
+        } else {
+            self.ask_in_a_row(number, client, count);
+        }
+        let link = self.links.get_mut(&number).expect("just used");
+        if link.handshake != Handshake::Done {
+            return;
+        }
+        let (at, http) = (link.next_at, link.kind.is_http());
+        if !http && self.faults.strike(Fault::ClientStops) {
+            link.excused = true;
+            link.ended = true;
+            self.send_slowly(number, at);
+        } else if self.faults.strike(Fault::ClientHalfCloses) {
+            // A client of HTTP that ends its side has gone.
+            link.ended = true;
+            link.excused |= http;
+            self.queue.push(at, Event::Link(number, LinkEvent::End));
+        } else if self.faults.strike(Fault::ClientResets) {
+            link.ended = true;
+            let later = self.client_draw.between(0, 300_000);
+            let at = at + Duration::from_micros(later);
+            self.queue.push(at, Event::Link(number, LinkEvent::Reset));
+        }
+    }
+
+    fn ask_in_a_row(&mut self, number: u64, client: usize, count: usize) {
         let questions: Vec<Question> = (0..count)
             .map(|_| {
                 let mut question = self.make_question(client);
@@ -69,21 +165,6 @@ impl World {
             })
             .collect();
         self.send_on_link(number, questions);
-        let link = self.links.get_mut(&number).expect("just used");
-        let at = link.next_at;
-        if self.faults.strike(Fault::ClientStops) {
-            link.excused = true;
-            link.ended = true;
-            self.send_slowly(number, at);
-        } else if self.faults.strike(Fault::ClientHalfCloses) {
-            link.ended = true;
-            self.queue.push(at, Event::Link(number, LinkEvent::End));
-        } else if self.faults.strike(Fault::ClientResets) {
-            link.ended = true;
-            let later = self.client_draw.between(0, 300_000);
-            let at = at + Duration::from_micros(later);
-            self.queue.push(at, Event::Link(number, LinkEvent::Reset));
-        }
     }
 
     /// The beginning of a message, and then an octet now and then, which gives it no more time.
@@ -99,7 +180,7 @@ impl World {
     }
 
     /// The longest time for one message, of all generations so far and of one that may come.
-    fn longest_stream_timeout(&self) -> Duration {
+    pub(super) fn longest_stream_timeout(&self) -> Duration {
         let longest = self.generations.iter().map(|generation| generation.stream_timeout_ms).max();
         Duration::from_millis(longest.unwrap_or(0))
     }
@@ -116,18 +197,33 @@ impl World {
         }
         let number = self.next_link;
         self.next_link += 1;
-        let peer = std::net::SocketAddr::new(self.clients[client].address, self.next_port(client));
+        let (peer, carried) = self.new_peer(client);
+        let kind = self.draw_kind();
         let engine = self.engine_of(peer);
-        let life = self.workers[engine].life(engine);
+        let (handshake, takes) = self.draw_handshake(kind, carried.is_some());
         let link = Link {
             client,
-            life,
+            life: self.workers[engine].life(engine),
+            kind,
+            listener: match kind {
+                Kind::Tcp => self.listeners.tcp,
+                Kind::Dot => self.listeners.dot,
+                Kind::Doh { tls: true } => self.listeners.doh,
+                Kind::Doh { tls: false } => self.listeners.doh_plain,
+            },
             peer,
+            carried,
+            handshake,
+            established: false,
+            counted: match carried {
+                Some(_) => (network_of(peer.ip()), Standing::Proxy),
+                None => (network_of(peer.ip()), self.standing(client)),
+            },
             conn: None,
-            next_at: self.now,
-            ended: false,
+            next_at: self.now + takes,
+            ended: handshake != Handshake::Done,
             reads_not: self.faults.strike(Fault::ClientReadsNot),
-            excused: false,
+            excused: handshake != Handshake::Done,
             noise: false,
             active_at: self.now,
             paused: false,
@@ -135,11 +231,56 @@ impl World {
             next_id: 0,
             waiting: 0,
             inbox: BytesMut::new(),
+            exchanges: BTreeSet::new(),
+            completed: 0,
+            resets: 0,
         };
+        let over_at = self.now + takes;
         self.links.insert(number, link);
         self.clients[client].links.push(number);
         self.queue.push(self.now, Event::Link(number, LinkEvent::Connects));
+        let (at, event) = match handshake {
+            Handshake::Done => (over_at, LinkEvent::Established),
+            Handshake::Fails => (over_at, LinkEvent::HandshakeFails),
+            Handshake::Stalls => {
+                (self.now + limits::HANDSHAKE + CLOSED_WITHIN, LinkEvent::HandshakeIsOver)
+            }
+        };
+        self.queue.push(at, Event::Link(number, event));
         number
+    }
+
+    fn standing(&self, client: usize) -> Standing {
+        if self.clients[client].stranger { Standing::Stranger } else { Standing::Client }
+    }
+
+    fn draw_kind(&mut self) -> Kind {
+        if self.client_draw.chance(self.options.doh_per_mille) {
+            Kind::Doh { tls: self.client_draw.chance(700) }
+        } else if self.client_draw.chance(self.options.dot_per_mille) {
+            Kind::Dot
+        } else {
+            Kind::Tcp
+        }
+    }
+
+    /// How the handshakes of a connection end, and after which time.
+    fn draw_handshake(&mut self, kind: Kind, is_proxied: bool) -> (Handshake, Duration) {
+        if !kind.is_tls() && !is_proxied {
+            return (Handshake::Done, Duration::ZERO);
+        }
+        let mut takes = self.client_draw.between(200, 5_000);
+        if self.faults.strike(Fault::HandshakeLate) {
+            takes += self.faults.draw(Fault::HandshakeLate).between(0, HANDSHAKE_LATE_US);
+        }
+        let handshake = if self.faults.strike(Fault::HandshakeStalls) {
+            Handshake::Stalls
+        } else if self.faults.strike(Fault::HandshakeFails) {
+            Handshake::Fails
+        } else {
+            Handshake::Done
+        };
+        (handshake, Duration::from_micros(takes))
     }
 
     /// Puts queries onto a connection, in one piece or in several.
@@ -183,6 +324,11 @@ impl World {
             return self.link_connects(number);
         }
         let Some(conn) = link.conn else { return Ok(()) };
+        if let LinkEvent::HandshakeIsOver = event {
+            return self.checks.that(Invariant::S10, link.established, || {
+                format!("the connection of {} is still open, without a handshake", link.peer)
+            });
+        }
         if let LinkEvent::IsGone(why) = event {
             // What a worker does not read is not the client's slowness.
             let excused = link.paused || self.generations.len() > 1;
@@ -190,70 +336,127 @@ impl World {
                 format!("the connection of {} is still open, though {why}", link.peer)
             });
         }
+        let of_handshake = matches!(event, LinkEvent::Established | LinkEvent::HandshakeFails);
+        if !link.established && !of_handshake && !matches!(event, LinkEvent::Reset) {
+            return Ok(()); // nothing is read before
+        }
         if link.paused && matches!(event, LinkEvent::Octets(..) | LinkEvent::End) {
             link.held.push(event);
             return Ok(());
         }
         link.active_at = self.now;
         match event {
-            LinkEvent::Connects | LinkEvent::IsGone(_) => Ok(()),
+            LinkEvent::Connects | LinkEvent::IsGone(_) | LinkEvent::HandshakeIsOver => Ok(()),
+            LinkEvent::Established => self.link_established(number, conn),
+            LinkEvent::HandshakeFails => {
+                let failure = IoFailure::Tls(TlsFailure::Protocol);
+                self.link_ends(number, conn, Closed::Failed(failure))
+            }
             LinkEvent::Octets(octets, questions) => {
                 self.link_octets(number, conn, octets, questions)
             }
+            LinkEvent::End if link.kind.is_http() => self.link_ends(number, conn, Closed::Cleanly),
             LinkEvent::End => self.feed(engine, Input::EndOfStream(conn)),
             LinkEvent::Written(octets) => self.feed(engine, Input::Written(conn, octets)),
             LinkEvent::Reset => {
                 self.faults.count(Fault::ClientResets);
-                self.model.forget_stream(number);
-                self.drop_link(number);
-                self.workers[engine].bury(End::Conn(conn));
-                self.feed(engine, Input::Closed(conn, Closed::Failed(IoFailure::Reset)))
+                self.link_ends(number, conn, Closed::Failed(IoFailure::Reset))
             }
+        }
+    }
+
+    /// A client's connection ends, and not by its engine.
+    fn link_ends(&mut self, number: u64, conn: ConnHandle, how: Closed) -> Result<(), Broken> {
+        let engine = self.links[&number].life.engine;
+        self.forget_questions(number);
+        self.drop_link(number);
+        self.workers[engine].bury(End::Conn(conn));
+        self.feed(engine, Input::Closed(conn, how))
+    }
+
+    /// Nothing that was asked on a connection can be answered any more. Gives how much was owed.
+    fn forget_questions(&mut self, number: u64) -> usize {
+        let exchanges = self.links[&number].exchanges.iter();
+        let owed = exchanges.map(|one| self.model.forget_channel(Channel::Exchange(*one)));
+        owed.sum::<usize>() + self.model.forget_channel(Channel::Stream(number))
+    }
+
+    /// From now on nothing that was asked on a connection has to be answered.
+    pub(super) fn excuse_link(&mut self, number: u64) {
+        let link = self.links.get_mut(&number).expect("the caller has it");
+        link.excused = true;
+        self.model.excuse_channel(Channel::Stream(number));
+        for exchange in &link.exchanges {
+            self.model.excuse_channel(Channel::Exchange(*exchange));
         }
     }
 
     fn link_connects(&mut self, number: u64) -> Result<(), Broken> {
         let link = &self.links[&number];
-        let (engine, peer) = (link.life.engine, link.peer);
+        let (engine, listener, peer) = (link.life.engine, link.listener, link.peer);
         if !self.workers[engine].listens {
             self.drop_link(number);
             return Ok(());
         }
+        let free = self.is_admitted(number);
         self.accepting = Some(number);
-        self.feed(engine, Input::Connects(self.listeners.1, peer))?;
+        self.feed(engine, Input::Connects(listener, peer))?;
         self.accepting = None;
-        self.check_admitted(number)?;
-        match self.links.get(&number).and_then(|link| link.conn) {
-            Some(conn) => self.feed(engine, Input::Established(conn)),
-            None => {
-                self.drop_link(number);
-                Ok(())
-            }
+        let taken = self.links.get(&number).is_some_and(|link| link.conn.is_some());
+        self.check_admitted(number, free, taken)?;
+        if !taken {
+            self.drop_link(number);
         }
+        Ok(())
     }
 
-    /// A connection is taken if and only if that is within the limits of all workers together.
-    fn check_admitted(&mut self, number: u64) -> Result<(), Broken> {
+    /// The handshakes are over. From now on whom a proxy announces is counted instead of the proxy.
+    fn link_established(&mut self, number: u64, conn: ConnHandle) -> Result<(), Broken> {
+        let link = self.links.get_mut(&number).expect("the caller has it");
+        let (engine, carried) = (link.life.engine, link.carried);
+        link.established = true;
+        if let Some(address) = carried {
+            let client = link.client;
+            let counted = (network_of(address.ip()), self.standing(client));
+            self.links.get_mut(&number).expect("still there").counted = counted;
+        }
+        let free = self.is_admitted(number);
+        let link = self.links.get_mut(&number).expect("still there");
+        link.excused |= !free && carried.is_some();
+        let alpn = link.kind.alpn().map(Bytes::from_static);
+        self.feed(engine, Input::Established(conn, Established { alpn, client: carried }))?;
+        if carried.is_none() {
+            return Ok(());
+        }
+        let taken = self.links.contains_key(&number);
+        self.check_admitted(number, free, taken)
+    }
+
+    /// Whether there is room for a connection within the limits of all workers together.
+    fn is_admitted(&self, number: u64) -> bool {
         let link = &self.links[&number];
         let generation = &self.generations[self.workers[link.life.engine].generation];
         let (max, per_client) = generation.max_connections;
-        let stranger = |link: &Link| self.clients[link.client].stranger;
+        let (network, standing) = link.counted;
         let others =
             self.links.iter().filter(|(other, link)| **other != number && link.conn.is_some());
-        let others: Vec<&Link> = others.map(|(_, link)| link).collect();
-        let network = network_of(link.peer.ip());
-        let of_network =
-            others.iter().filter(|other| network_of(other.peer.ip()) == network).count();
-        let strangers = others.iter().filter(|other| stranger(other)).count();
-        let free = if stranger(link) {
-            of_network == 0 && strangers < (max / limits::STRANGERS_SHARE).max(1)
-        } else {
-            of_network < per_client
+        let others: Vec<(IpAddr, Standing)> = others.map(|(_, link)| link.counted).collect();
+        let of_network = others.iter().filter(|(other, _)| *other == network).count();
+        let strangers = others.iter().filter(|(_, other)| *other == Standing::Stranger).count();
+        let free = match standing {
+            Standing::Proxy => true, // each of those behind it is looked at
+            Standing::Client => of_network < per_client,
+            Standing::Stranger => {
+                of_network == 0 && strangers < (max / limits::STRANGERS_SHARE).max(1)
+            }
         };
-        let (free, taken) = (free && others.len() < max, link.conn.is_some());
-        let (peer, all) = (link.peer, others.len());
+        free && others.len() < max
+    }
+
+    /// A connection is taken if and only if there is room for it.
+    fn check_admitted(&mut self, number: u64, free: bool, taken: bool) -> Result<(), Broken> {
         self.checks.that(Invariant::S10, taken == free, || {
-            format!("connection of {peer} taken: {taken}, with {of_network} of its network, {strangers} of strangers, {all} in all")
+            format!("connection {number} was taken: {taken}; there is room: {free}")
         })
     }
 
@@ -275,17 +478,13 @@ impl World {
             if question.subject == Subject::Garbage {
                 // Octets that are no query end the connection, and with it whatever waits.
                 (link.excused, link.noise) = (true, true);
-                self.model.excuse_stream(number);
+                self.model.excuse_channel(Channel::Stream(number));
             }
             let link = &self.links[&number];
             let (busy, excused) = (link.waiting >= PIPELINED || link.reads_not, link.excused);
-            self.expect_answer(
-                engine,
-                Channel::Stream(number),
-                &question,
-                !busy && !excused,
-                excused,
-            );
+            let owed = (!excused).then_some(!busy);
+            let listener = (link.listener, None);
+            self.expect_answer(engine, Channel::Stream(number), listener, &question, owed);
         }
         self.feed(engine, Input::Octets(conn, octets))
     }
@@ -294,7 +493,9 @@ impl World {
     pub(super) fn link_written(&mut self, number: u64, octets: &Bytes) -> Result<(), Broken> {
         let link = self.links.get_mut(&number).expect("written to a connection that is open");
         link.inbox.extend_from_slice(octets);
-        let (engine, from) = (link.life.engine, (self.listeners.1, None));
+        let (engine, from) = (link.life.engine, (link.listener, None));
+        let is_http = link.kind.is_http();
+        self.checks.that(Invariant::S3, !is_http, || "octets written where HTTP is".to_owned())?;
         while let Some(length) = self.links[&number].inbox.first_chunk::<2>() {
             let end = 2 + usize::from(u16::from_be_bytes(*length));
             let link = self.links.get_mut(&number).expect("still open");
@@ -314,14 +515,18 @@ impl World {
                 world.queue.push(at, Event::Link(number, LinkEvent::Written(part)));
             });
         } else {
-            self.faults.count(Fault::ClientReadsNot);
-            let at = self.now + self.longest_stream_timeout() + CLOSED_WITHIN;
-            let gone = LinkEvent::IsGone("the client does not read");
-            self.queue.push(at, Event::Link(number, gone));
-            self.links.get_mut(&number).expect("still open").excused = true;
-            self.model.excuse_stream(number);
+            self.is_not_read(number);
         }
         Ok(())
+    }
+
+    /// A client does not read what is sent to it.
+    pub(super) fn is_not_read(&mut self, number: u64) {
+        self.faults.count(Fault::ClientReadsNot);
+        let at = self.now + self.longest_stream_timeout() + CLOSED_WITHIN;
+        let gone = LinkEvent::IsGone("the client does not read");
+        self.queue.push(at, Event::Link(number, gone));
+        self.excuse_link(number);
     }
 
     /// The kernel takes octets: at once, or late and in parts.
@@ -362,7 +567,7 @@ impl World {
         self.checks.that(Invariant::S1, !early, || {
             format!("the connection of {} was closed after {idle:?} without a reason", link.peer)
         })?;
-        let owed = self.model.forget_stream(number);
+        let owed = self.forget_questions(number);
         self.drop_link(number);
         self.checks.that(Invariant::S1, excused || owed == 0, || {
             format!("a connection was closed with {owed} queries unanswered")
@@ -371,6 +576,7 @@ impl World {
 
     pub(super) fn drop_link(&mut self, number: u64) {
         if let Some(link) = self.links.remove(&number) {
+            self.exchanges.retain(|_, exchange| exchange.link != number);
             self.clients[link.client].links.retain(|other| *other != number);
         }
     }
@@ -378,11 +584,11 @@ impl World {
     /// What became of a connection that was offered.
     pub(super) fn link_accepted(&mut self, engine: usize, output: &Output) {
         let number = self.accepting.expect("a connection was offered");
-        if let Output::Accepted(conn) = output
+        if let Output::Accepted(accepted) = output
             && let Some(link) = self.links.get_mut(&number)
         {
-            link.conn = Some(*conn);
-            self.workers[engine].conns.insert(*conn, super::worker::Conn::Client(number));
+            link.conn = Some(accepted.conn);
+            self.workers[engine].conns.insert(accepted.conn, Conn::Client(number));
         }
     }
 }

@@ -5,12 +5,14 @@
 //! that one upstream ends; then the workers are stopped, and nothing may be left. Virtual time only goes from event to event, so
 //! that minutes take milliseconds. Nothing in it draws on anything but the seed.
 
+mod client_exchanges;
 mod clients;
 mod links;
 mod operator;
 mod queue;
 mod recovery;
 mod sends;
+mod server_exchanges;
 mod server_streams;
 mod servers;
 mod worker;
@@ -18,13 +20,14 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use balancedns_core::config::{self, Snapshot};
+use balancedns_core::config::{ListenSocket, Snapshot};
 use balancedns_core::engine::{ListenerId, Shared, Transport};
 use balancedns_core::hash::{KeyedState, Map};
 use balancedns_core::metrics::Counter;
 use balancedns_core::supervisor::{ComponentSpec, Supervisor, UnitId};
 use balancedns_core::time::{Duration, Instant};
 
+use self::client_exchanges::ClientExchange;
 use self::clients::Client;
 use self::links::Link;
 use self::queue::{Event, Queue};
@@ -33,7 +36,7 @@ use self::servers::Server;
 use self::worker::Worker;
 use crate::draw::{Draw, Purpose};
 use crate::fault::{Fault, Faults};
-use crate::generation::{Files, Generation, UPSTREAM_FAULTS, source};
+use crate::generation::{Generation, UPSTREAM_FAULTS};
 use crate::invariant::{Broken, Checks, Invariant};
 use crate::machine::Output;
 use crate::model::{Excuses, Model};
@@ -76,6 +79,34 @@ pub struct Outcome {
     pub hash: u64,
 }
 
+/// One listener of each kind.
+#[derive(Debug, Clone, Copy)]
+struct Listeners {
+    datagram: ListenerId,
+    tcp: ListenerId,
+    dot: ListenerId,
+    doh: ListenerId,
+    doh_plain: ListenerId,
+}
+
+impl Listeners {
+    fn of(snapshot: &Snapshot) -> Self {
+        let listener = |transport, tls| {
+            let sockets = &snapshot.listen.sockets;
+            let is_it = |socket: &ListenSocket| socket.transport == transport && socket.tls == tls;
+            let place = sockets.iter().position(is_it).expect("there is one");
+            ListenerId(u16::try_from(place).expect("few listeners"))
+        };
+        Self {
+            datagram: listener(Transport::Udp, false),
+            tcp: listener(Transport::Tcp, false),
+            dot: listener(Transport::Dot, true),
+            doh: listener(Transport::Doh, true),
+            doh_plain: listener(Transport::Doh, false),
+        }
+    }
+}
+
 /// A world and all that is in it.
 #[derive(Debug)]
 pub struct World {
@@ -90,8 +121,7 @@ pub struct World {
     supervisor: Supervisor,
     /// How often workers were started.
     starts: u64,
-    /// The listeners for datagrams and for streams.
-    listeners: (ListenerId, ListenerId),
+    listeners: Listeners,
     truth: Truth,
     model: Model,
     faults: Faults,
@@ -104,6 +134,10 @@ pub struct World {
     next_link: u64,
     /// The connection that is being offered to an engine.
     accepting: Option<u64>,
+    exchanges: BTreeMap<u64, ClientExchange>,
+    next_exchange: u64,
+    /// The exchange that is being offered to an engine.
+    opening: Option<u64>,
     servers: Vec<Server>,
     client_draw: Draw,
     latency: Draw,
@@ -149,17 +183,12 @@ impl World {
         let seed = options.seed;
         let now = Instant::ZERO + START;
         let generation = Generation::draw(&options, 0);
-        let loaded = config::load(&source(generation.lua()), &Files).map_err(|errors| {
+        let snapshot = generation.load().map_err(|errors| {
             Broken::new(Invariant::S24, format!("{errors}\n{}", generation.lua()))
         })?;
-        let snapshot = Arc::new(loaded.snapshot);
+        let snapshot = Arc::new(snapshot);
         let shared = Arc::new(Shared::new(&snapshot, shared_seed(&options)));
-        let listener = |transport| {
-            let sockets = &snapshot.listen.sockets;
-            let place = sockets.iter().position(|socket| socket.transport == transport);
-            ListenerId(u16::try_from(place.expect("there is one")).expect("few listeners"))
-        };
-        let listeners = (listener(Transport::Udp), listener(Transport::Tcp));
+        let listeners = Listeners::of(&snapshot);
         let units = (0..options.engines).map(UnitId).collect();
         let component = ComponentSpec { name: "dns", required: true, units };
         let mut world = Self {
@@ -183,6 +212,9 @@ impl World {
             links: BTreeMap::new(),
             next_link: 1,
             accepting: None,
+            exchanges: BTreeMap::new(),
+            next_exchange: 1,
+            opening: None,
             servers: (0..options.servers).map(|_| Server::default()).collect(),
             client_draw: Draw::new(seed, Purpose::Clients),
             latency: Draw::new(seed, Purpose::Latency),
@@ -242,7 +274,7 @@ impl World {
     /// Whether upstreams can answer in the time that they are given.
     fn has_time(&self) -> bool {
         let generation = &self.generations[0];
-        let needed_ms = 6 * self.options.round_trip_us / 1_000 + 20;
+        let needed_ms = self.needed_ms();
         generation.servers.iter().all(|server| server.timeout_ms > needed_ms)
             && generation.deadline_ms > needed_ms
             && generation.attempts_max >= 3
@@ -321,6 +353,7 @@ impl World {
             }
             Event::Query { engine, question } => self.queries_arrive(engine, *question),
             Event::Link(number, what) => self.link_event(number, what),
+            Event::Exchange(number, what) => self.exchange_event(number, what),
             Event::Asked { place, life, by, message } => {
                 self.server_asked(place, life, by, &message)
             }

@@ -67,6 +67,7 @@ impl World {
         drop(machine);
         worker.sockets.clear();
         worker.conns.clear();
+        worker.exchanges.clear();
         worker.connect_failed.clear();
         worker.graves.clear();
         worker.habits.forget();
@@ -170,7 +171,7 @@ impl World {
     fn reload(&mut self) -> Result<(), Broken> {
         let number = self.generations.len() as u64;
         let generation = Generation::draw(&self.options, number);
-        let loaded = config::load(&source(generation.lua()), &Files);
+        let loaded = generation.load();
         self.checks.that(Invariant::S24, loaded.is_ok(), || {
             format!(
                 "a good configuration is refused: {:?}\n{}",
@@ -178,9 +179,9 @@ impl World {
                 generation.lua()
             )
         })?;
-        let Ok(mut loaded) = loaded else { return Ok(()) };
-        loaded.snapshot.generation = number;
-        self.snapshot = Arc::new(loaded.snapshot);
+        let Ok(mut snapshot) = loaded else { return Ok(()) };
+        snapshot.generation = number;
+        self.snapshot = Arc::new(snapshot);
         self.old_snapshots.push(Arc::downgrade(&self.snapshot));
         self.model.reloaded(&generation);
         self.generations.push(generation);

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use balancedns_core::engine::{Closed, IoFailure};
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use balancedns_core::time::Instant;
 use bytes::Bytes;
 
@@ -23,6 +23,7 @@ pub(super) struct Life {
 pub(super) enum AskedBy {
     Socket(SocketHandle),
     Conn(ConnHandle),
+    Exchange(ConnHandle, ExchangeHandle),
 }
 
 /// What happens on a connection to a server.
@@ -34,12 +35,21 @@ pub(super) enum ConnEvent {
     End,
     Written(usize),
     Closed(Closed),
+    /// A response, and the answer that is in it.
+    Answered(ExchangeHandle, Box<http::Response<Bytes>>, Option<u32>),
+    Failed(ExchangeHandle, IoFailure),
 }
 
 /// What happens on a client's connection.
 #[derive(Debug, Clone)]
 pub(super) enum LinkEvent {
     Connects,
+    /// Its handshakes are over.
+    Established,
+    /// They came to nothing.
+    HandshakeFails,
+    /// They must have come to nothing by now.
+    HandshakeIsOver,
     /// Octets, and the queries that are whole with them.
     Octets(Bytes, Vec<Question>),
     End,
@@ -47,6 +57,19 @@ pub(super) enum LinkEvent {
     Written(usize),
     /// By now its worker has closed it, for this reason.
     IsGone(&'static str),
+}
+
+/// What happens with an HTTP exchange of a client.
+#[derive(Debug, Clone)]
+pub(super) enum ExchangeEvent {
+    Opens(Box<http::request::Parts>),
+    /// Octets of its body, and whether they are the last.
+    Body(Bytes, bool),
+    Resets,
+    /// All of its response has left.
+    Taken,
+    /// By now it has a response.
+    IsAnswered,
 }
 
 /// Something that is going to happen.
@@ -58,6 +81,8 @@ pub(super) enum Event {
     Query { engine: usize, question: Box<Question> },
     /// Something happens on a client's connection.
     Link(u64, LinkEvent),
+    /// Something happens with an HTTP exchange of a client.
+    Exchange(u64, ExchangeEvent),
     /// A query arrives at a server of the pool, or at the one that looks host names up.
     Asked { place: Option<usize>, life: Life, by: AskedBy, message: Bytes },
     /// A datagram arrives at a socket; with the answer's number if it is one.

@@ -141,9 +141,11 @@ impl World {
     }
 
     /// What a question may take: a truncated reply costs a connect and two exchanges, the address of
-    /// an upstream one more.
-    fn needed_ms(&self) -> u64 {
-        6 * self.options.round_trip_us / 1_000 + 20
+    /// an upstream one more. Over TLS half of a question's time has to be enough for a connect, a
+    /// handshake and an exchange, since an upstream may be thought silent after that.
+    pub(super) fn needed_ms(&self) -> u64 {
+        let round_trips = if self.options.encrypted_per_mille > 0 { 8 } else { 6 };
+        round_trips * self.options.round_trip_us / 1_000 + 20
     }
 
     /// One server ends for good, if there is another one for its names; then the workers do.

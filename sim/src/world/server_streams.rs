@@ -2,21 +2,34 @@
 
 use std::net::SocketAddr;
 
-use balancedns_core::engine::{Closed, IoFailure};
-use balancedns_core::handle::ConnHandle;
+use balancedns_core::engine::{Closed, Established, IoFailure, Security, TlsFailure};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle};
 use balancedns_core::limits::{RECONNECT_BACKOFF, RECONNECT_BACKOFF_MAX};
 use balancedns_core::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::World;
 use super::queue::{AskedBy, ConnEvent, Event, Life};
+use super::server_exchanges::is_protected;
 use super::servers::Outage;
 use super::worker::{Conn, End, Worker};
 use crate::fault::Fault;
-use crate::generation::place_of;
+use crate::generation::{Protocol, place_of};
 use crate::invariant::{Broken, Invariant};
 use crate::machine::Input;
 use crate::message::Asked;
+
+/// Why there may be no TLS session.
+const TLS_FAILURES: [TlsFailure; 8] = [
+    TlsFailure::Expired,
+    TlsFailure::NotYetValid,
+    TlsFailure::WrongName,
+    TlsFailure::UnknownIssuer,
+    TlsFailure::WrongPin,
+    TlsFailure::BadCertificate,
+    TlsFailure::WrongProtocol,
+    TlsFailure::Protocol,
+];
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -30,6 +43,19 @@ pub(super) struct ServerConn {
     answered: bool,
     /// When the last octets that are under way arrive at the engine.
     next_at: Instant,
+    /// The server takes no new HTTP exchange.
+    pub(super) goes_away: bool,
+}
+
+impl ServerConn {
+    fn is_http(&self) -> bool {
+        self.remote.port() == Protocol::Doh.port()
+    }
+
+    /// Whether it is open for HTTP exchanges.
+    pub(super) fn speaks_http(&self) -> bool {
+        self.established && self.is_http()
+    }
 }
 
 /// Connects to a server that came to nothing.
@@ -67,7 +93,11 @@ impl World {
         engine: usize,
         conn: ConnHandle,
         remote: SocketAddr,
+        security: &Security,
     ) -> Result<(), Broken> {
+        self.checks.that(Invariant::S28, is_protected(remote, security), || {
+            format!("connecting to {remote} with {security:?}")
+        })?;
         let worker = &mut self.workers[engine];
         let life = worker.life(engine);
         let failed = worker.connect_failed.get(&remote).copied();
@@ -78,6 +108,7 @@ impl World {
             established: false,
             answered: false,
             next_at: self.now,
+            goes_away: false,
         };
         worker.conns.insert(conn, Conn::Server(state));
         let count = worker.conns.len();
@@ -86,7 +117,7 @@ impl World {
         })?;
         let open = count <= balancedns_core::limits::CONNS;
         self.checks.that(Invariant::S10, open, || format!("{count} connections"))?;
-        let at = self.now + self.one_way() * 2;
+        let mut at = self.now + self.one_way() * 2;
         let place = place_of(remote);
         let gone = place.is_some_and(|place| !self.is_at(place, remote) || self.is_deaf(place));
         if gone || self.faults.strike(Fault::ConnectSilent) {
@@ -99,8 +130,19 @@ impl World {
             || self.faults.strike(Fault::ConnectRefused)
         {
             ConnEvent::Closed(Closed::Failed(IoFailure::Refused))
-        } else {
+        } else if *security == Security::Plain {
             ConnEvent::Established
+        } else {
+            at = at + self.one_way() * 2;
+            if self.faults.strike(Fault::TlsSilent) {
+                return Ok(());
+            }
+            if self.faults.strike(Fault::TlsFails) {
+                let why = self.faults.draw(Fault::TlsFails).pick(&TLS_FAILURES);
+                ConnEvent::Closed(Closed::Failed(IoFailure::Tls(why)))
+            } else {
+                ConnEvent::Established
+            }
         };
         self.queue.push(at, Event::Conn { life, conn, what });
         Ok(())
@@ -115,7 +157,9 @@ impl World {
     ) -> Result<(), Broken> {
         let (number, remote) = match self.workers[engine].conns.get(&conn) {
             Some(Conn::Client(number)) => (Some(*number), None),
-            Some(Conn::Server(server)) => (None, Some((server.remote, server.established))),
+            Some(Conn::Server(server)) => {
+                (None, Some((server.remote, server.established && !server.is_http())))
+            }
             None => {
                 return self.checks.that(Invariant::S17, false, || {
                     format!("a write to {conn:?}, which is closed")
@@ -127,7 +171,7 @@ impl World {
         }
         let (remote, established) = remote.expect("it is one or the other");
         self.checks.that(Invariant::S9, established, || {
-            format!("a write to {conn:?}, which is not established")
+            format!("a write to {conn:?}, which is not open for octets")
         })?;
         let life = self.workers[engine].life(engine);
         self.octets_leave(octets.len(), |world, at, part| {
@@ -230,7 +274,12 @@ impl World {
         match what {
             ConnEvent::Established => {
                 server.established = true;
-                self.feed(engine, Input::Established(conn))
+                let alpn = match server.remote.port() {
+                    853 => Some(Bytes::from_static(b"dot")),
+                    443 => Some(Bytes::from_static(b"h2")),
+                    _ => None,
+                };
+                self.feed(engine, Input::Established(conn, Established { alpn, client: None }))
             }
             ConnEvent::Octets(octets, numbers) => {
                 // Who answers on one connection may be connected to again.
@@ -247,12 +296,61 @@ impl World {
                 self.feed(engine, Input::EndOfStream(conn))
             }
             ConnEvent::Written(octets) => self.feed(engine, Input::Written(conn, octets)),
+            ConnEvent::Answered(exchange, response, number) => {
+                let remote = server.remote;
+                if !worker.exchanges.contains_key(&exchange) {
+                    return Ok(()); // given up
+                }
+                if let Some(Conn::Server(server)) = worker.conns.get_mut(&conn) {
+                    server.answered = true;
+                }
+                worker.connect_failed.remove(&remote);
+                worker.bury(End::Exchange(exchange));
+                if let Some(number) = number {
+                    self.truth.arrived(number, self.now);
+                }
+                self.feed(engine, Input::Answered(exchange, response))
+            }
+            ConnEvent::Failed(exchange, why) => self.exchange_fails(engine, exchange, why),
             ConnEvent::Closed(how) => {
+                // An adapter may notice exchanges first, and then their connection.
+                if server.is_http() && self.latency.chance(500) {
+                    self.all_exchanges_fail(engine, conn)?;
+                }
+                let worker = &mut self.workers[engine];
+                if !worker.conns.contains_key(&conn) {
+                    return Ok(()); // closed from here meanwhile
+                }
                 worker.note_conn_end(conn, self.now);
                 worker.bury(End::Conn(conn));
                 self.feed(engine, Input::Closed(conn, how))
             }
         }
+    }
+
+    fn all_exchanges_fail(&mut self, engine: usize, conn: ConnHandle) -> Result<(), Broken> {
+        let exchanges = self.workers[engine].exchanges.iter();
+        let on_it = exchanges.filter(|(_, exchange)| exchange.conn == conn);
+        let mut on_it: Vec<ExchangeHandle> = on_it.map(|(handle, _)| *handle).collect();
+        on_it.sort_unstable_by_key(|handle| handle.index());
+        for exchange in on_it {
+            self.exchange_fails(engine, exchange, IoFailure::Reset)?;
+        }
+        Ok(())
+    }
+
+    fn exchange_fails(
+        &mut self,
+        engine: usize,
+        exchange: ExchangeHandle,
+        why: IoFailure,
+    ) -> Result<(), Broken> {
+        let worker = &mut self.workers[engine];
+        if !worker.exchanges.contains_key(&exchange) {
+            return Ok(()); // given up
+        }
+        worker.bury(End::Exchange(exchange));
+        self.feed(engine, Input::Failed(exchange, why))
     }
 
     /// An engine closes a connection.

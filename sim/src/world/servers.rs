@@ -201,7 +201,7 @@ impl World {
     /// Whether a server is at this address: one that is known by its name may have moved.
     pub(super) fn is_at(&self, place: usize, remote: SocketAddr) -> bool {
         let moved = self.servers[place].moved;
-        if remote == other_address(place) {
+        if remote.ip() == other_address(place).ip() {
             return moved;
         }
         let latest = self.generations.last().expect("there is one");
@@ -234,6 +234,10 @@ impl World {
                 self.reply_by_datagram(place, life, socket, name, &asked, message)
             }
             AskedBy::Conn(conn) => self.reply_by_stream(place, life, conn, name, &asked, message),
+            AskedBy::Exchange(conn, exchange) => {
+                self.reply_by_exchange((place, life), (conn, exchange), name, &asked, message);
+                Ok(())
+            }
         }
     }
 
@@ -420,6 +424,7 @@ impl World {
                 self.queue.push(at, Event::Reply { life, socket, message, number: None });
             }
             AskedBy::Conn(conn) => self.stream_octets(life, conn, at, &reply.finish(), None),
+            AskedBy::Exchange(..) => unreachable!("checked when it was sent"),
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use balancedns_core::engine::{IoFailure, Origin, Sizes};
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::engine::{Established, IoFailure, Origin, Sizes};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use balancedns_core::hash::{KeyedState, Map};
 use balancedns_core::limits;
 use balancedns_core::metrics::Counter;
@@ -16,6 +16,7 @@ use super::queue::{Event, Life};
 use super::sends::{Habits, SocketState};
 use super::server_streams::{ConnectFailed, ServerConn};
 use crate::fault::Fault;
+use crate::generation::Protocol;
 use crate::invariant::{Broken, Invariant};
 use crate::machine::{Datagram, Input, Machine, Output};
 use crate::model::Channel;
@@ -44,6 +45,14 @@ const RCODES: [(Option<u8>, Counter); 7] = [
 pub(super) enum End {
     Socket(SocketHandle),
     Conn(ConnHandle),
+    Exchange(ExchangeHandle),
+}
+
+/// An HTTP exchange: the connection that carries it, and its number if it is a client's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Exchange {
+    pub(super) conn: ConnHandle,
+    pub(super) of_client: Option<u64>,
 }
 
 /// A stream connection.
@@ -72,6 +81,7 @@ pub(super) struct Worker {
     pub(super) late_until: Instant,
     pub(super) sockets: Map<SocketHandle, SocketState>,
     pub(super) conns: Map<ConnHandle, Conn>,
+    pub(super) exchanges: Map<ExchangeHandle, Exchange>,
     /// Connects to an address that came to nothing.
     pub(super) connect_failed: Map<SocketAddr, ConnectFailed>,
     pub(super) graves: Vec<End>,
@@ -103,6 +113,7 @@ impl Worker {
             late_until: Instant::ZERO,
             sockets: Map::with_hasher(KeyedState::new((6, 6))),
             conns: Map::with_hasher(KeyedState::new((7, 7))),
+            exchanges: Map::with_hasher(KeyedState::new((14, 14))),
             connect_failed: Map::with_hasher(KeyedState::new((8, 8))),
             graves: Vec::new(),
             habits: Habits::new(),
@@ -141,7 +152,11 @@ impl Worker {
     pub(super) fn bury(&mut self, end: End) {
         match end {
             End::Socket(socket) => drop(self.sockets.remove(&socket)),
-            End::Conn(conn) => drop(self.conns.remove(&conn)),
+            End::Conn(conn) => {
+                self.conns.remove(&conn);
+                self.exchanges.retain(|_, exchange| exchange.conn != conn);
+            }
+            End::Exchange(exchange) => drop(self.exchanges.remove(&exchange)),
         }
         if self.graves.len() < GRAVES {
             self.graves.push(end);
@@ -213,7 +228,20 @@ impl World {
                 self.link_accepted(engine, &output);
                 Ok(())
             }
-            Output::Connect { conn, remote } => self.connect(engine, conn, remote),
+            Output::Connect { conn, remote, security } => {
+                self.connect(engine, conn, remote, &security)
+            }
+            Output::Opened(_) | Output::NotOpened(_) => {
+                self.exchange_opened(engine, &output);
+                Ok(())
+            }
+            Output::Respond { exchange, response } => {
+                self.exchange_answered(engine, exchange, &response)
+            }
+            Output::Request { exchange, conn, target, request } => {
+                self.request(engine, exchange, conn, &target, &request)
+            }
+            Output::Cancel(exchange) => self.cancel(engine, exchange),
             Output::Write { conn, octets } => self.write(engine, conn, octets),
             Output::PauseReading(conn) => self.pause(engine, conn, true),
             Output::ResumeReading(conn) => self.pause(engine, conn, false),
@@ -263,7 +291,7 @@ impl World {
         let Some(machine) = self.workers[engine].machine.as_mut() else { return Ok(()) };
         let before = machine.metrics().counters.value(Counter::SendFailures);
         let mut outputs = Vec::new();
-        let input = Input::SendFailed(self.listeners.0, IoFailure::NoResources);
+        let input = Input::SendFailed(self.listeners.datagram, IoFailure::NoResources);
         if let Some(log) = &mut self.log {
             log.input(self.now, engine, &input);
         }
@@ -289,6 +317,9 @@ impl World {
         let life = worker.life(engine);
         self.checks.that(Invariant::S10, !known && count <= limits::SOCKETS, || {
             format!("{count} sockets, {socket:?} known before: {known}")
+        })?;
+        self.checks.that(Invariant::S28, remote.port() == Protocol::Udp.port(), || {
+            format!("a datagram's socket towards {remote}")
         })?;
         let mut at = self.now;
         if self.faults.strike(Fault::SocketLate) {
@@ -404,11 +435,18 @@ impl World {
                 }
             },
             End::Conn(conn) => match draw.below(5) {
-                0 => Input::Established(conn),
+                0 => Input::Established(conn, Established::default()),
                 1 => Input::Octets(conn, Bytes::from_static(&[0, 1, 2])),
                 2 => Input::EndOfStream(conn),
                 3 => Input::Written(conn, 7),
                 _ => Input::Closed(conn, balancedns_core::engine::Closed::Cleanly),
+            },
+            End::Exchange(exchange) => match draw.below(5) {
+                0 => Input::Body(exchange, Bytes::from_static(&[0; 12]), true),
+                1 => Input::Reset(exchange),
+                2 => Input::Sent(exchange),
+                3 => Input::Answered(exchange, Box::default()),
+                _ => Input::Failed(exchange, IoFailure::Reset),
             },
         };
         let dead = |machine: &Machine| machine.metrics().counters.value(Counter::DeadHandles);
@@ -448,19 +486,23 @@ impl World {
         let worker = &self.workers[engine];
         let Some(machine) = worker.machine.as_ref() else { return Ok(()) };
         let sizes = machine.engine().sizes();
-        let Sizes { fetches, waiters, sockets, client_conns, upstream_conns, .. } = sizes;
+        let Sizes { fetches, waiters, sockets, client_conns, upstream_conns, exchanges, .. } =
+            sizes;
         let conns = client_conns + upstream_conns;
         let bounded = fetches <= limits::FETCHES
             && waiters <= limits::WAITERS
             && sockets <= limits::SOCKETS
             && conns <= limits::CONNS;
         // A connection that waits for its back-off is not yet asked for.
-        let same = sockets == worker.sockets.len() && conns >= worker.conns.len();
+        let same = sockets == worker.sockets.len()
+            && conns >= worker.conns.len()
+            && exchanges == worker.exchanges.len();
         self.checks.that(Invariant::S16, bounded && same, || {
             format!(
-                "{sizes:?}, with {} sockets and {} connections here",
+                "{sizes:?}, with {} sockets, {} connections and {} exchanges here",
                 worker.sockets.len(),
-                worker.conns.len()
+                worker.conns.len(),
+                worker.exchanges.len()
             )
         })?;
         let audit = machine
@@ -469,7 +511,7 @@ impl World {
             .map_err(|disagreement| Broken::new(Invariant::S16, disagreement.to_string()))?;
         let looked_at = [
             (Invariant::S9, audit.ids),
-            (Invariant::S10, audit.endpoints),
+            (Invariant::S10, audit.endpoints + audit.exchanges),
             (Invariant::S11, audit.fetches),
             (
                 Invariant::S16,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use balancedns_core::config::Snapshot;
-use balancedns_core::engine::{Origin, Sizes};
+use balancedns_core::engine::{Established, Origin, Sizes};
 use balancedns_core::handle::{ConnHandle, SocketHandle};
 use balancedns_core::limits;
 use balancedns_core::time::{Duration, Instant};
@@ -137,7 +137,9 @@ impl World {
     pub(super) fn carry_out_next(&mut self) {
         match self.wanted.pop_front() {
             Some(Wanted::Socket(socket)) => self.feed_alone(Input::SocketOpened(socket)),
-            Some(Wanted::Conn(conn)) => self.feed_alone(Input::Established(conn)),
+            Some(Wanted::Conn(conn)) => {
+                self.feed_alone(Input::Established(conn, Established::default()));
+            }
             Some(Wanted::Written(conn, octets)) => self.feed_alone(Input::Written(conn, octets)),
             None => {}
         }
@@ -204,9 +206,15 @@ impl World {
             | Input::SocketFailed(..)
             | Input::SendFailed(..)
             | Input::Connects(..)
-            | Input::Established(_)
+            | Input::Established(..)
             | Input::EndOfStream(_)
             | Input::Written(..)
+            | Input::Opens(..)
+            | Input::Body(..)
+            | Input::Reset(_)
+            | Input::Sent(_)
+            | Input::Answered(..)
+            | Input::Failed(..)
             | Input::Timeout
             | Input::Reload(_)
             | Input::Shutdown => {}
@@ -288,7 +296,7 @@ impl World {
                 let at = self.open_sockets.iter().position(|open| *open == socket);
                 self.open_sockets.swap_remove(at.expect("closed what is not open"));
             }
-            Output::Accepted(conn) => self.open_conn(conn, true),
+            Output::Accepted(accepted) => self.open_conn(accepted.conn, true),
             Output::Connect { conn, .. } => {
                 self.open_conn(conn, false);
                 self.wanted.push_back(Wanted::Conn(conn));
@@ -309,6 +317,11 @@ impl World {
             }
             Output::Report(event) => assert!(!event.name().is_empty()),
             Output::NotAccepted(_) | Output::CloseListener(_) => {}
+            Output::Opened(_)
+            | Output::NotOpened(_)
+            | Output::Respond { .. }
+            | Output::Request { .. }
+            | Output::Cancel(_) => panic!("nobody speaks HTTP here: {output:?}"),
         }
     }
 
