@@ -4,9 +4,10 @@
 //! this question; one that was silent is asked again after the others, as long as time is left.
 
 use super::fetch::{Attempt, AttemptVia, Candidate, Carrier};
-use super::{Engine, Event, FetchHandle, IoFailure, Out};
+use super::{Conn, Engine, Event, FetchHandle, IoFailure, Out};
 use crate::batch::Via;
 use crate::config::UpstreamProtocol;
+use crate::conn::Stage;
 use crate::limits::{HEADER_OCTETS, QUERY_OCTETS};
 use crate::metrics::Counter;
 use crate::planted::{Bug, is_planted};
@@ -123,13 +124,15 @@ impl Engine {
         via: AttemptVia,
         case: Option<u64>,
     ) {
+        let round_trips = self.round_trips_to_reply(endpoint, via);
         let state = &mut self.endpoints[endpoint];
         state.in_flight += 1;
         let fetch = self.fetches.get_mut(handle).expect("an attempt belongs to a live fetch");
         fetch.sends += 1;
         let deadline = fetch.deadline.min(now + state.settings.timeout);
         // However slow the endpoint usually is: a lost datagram has to be sent again in time.
-        let patience = state.health.patience().min(deadline.since(now) / 2);
+        let patience = state.health.patience() * round_trips;
+        let patience = patience.min(deadline.since(now) / 2);
         fetch.attempt = Attempt {
             via,
             carrier: match via {
@@ -145,6 +148,20 @@ impl Engine {
         };
         self.metrics.counters.count(Counter::UpstreamSends);
         self.arm_fetch(handle);
+    }
+
+    /// How often something goes there and back until a reply can come: a connection that is still to
+    /// be made costs one more, and one more for TLS. Who counts all of that as one takes an upstream
+    /// that is far away for silent, closes the connection, and begins anew with the next question.
+    fn round_trips_to_reply(&self, endpoint: usize, via: AttemptVia) -> u32 {
+        let AttemptVia::Conn(conn, _) = via else { return 1 };
+        let is_open =
+            matches!(self.conns.get(conn), Some(Conn::Upstream(conn)) if conn.stage == Stage::Open);
+        match &self.endpoints[endpoint].settings.tls {
+            _ if is_open => 1,
+            None => 2,
+            Some(_) => 3,
+        }
     }
 
     /// Writes the query of the attempt in flight into a datagram.

@@ -248,9 +248,10 @@ fn a_stream_upstream_that_is_silent_is_left_too() {
         ask(&mut world, number);
     }
     world.establish();
-    world.pass(RETRANSMIT_AFTER);
-    assert_eq!(answer_next(&mut world), SECOND, "the one that made it certain");
+    // There and back for the connection, and again for the reply.
     world.pass(2 * RETRANSMIT_AFTER);
+    assert_eq!(answer_next(&mut world), SECOND, "the one that made it certain");
+    world.pass(4 * RETRANSMIT_AFTER);
     while !world.queries.is_empty() {
         assert_eq!(answer_next(&mut world), SECOND);
     }
