@@ -33,7 +33,7 @@ macro_rules! bugs {
 }
 
 bugs! {
-    IdReusedInFlight "id-reused-in-flight" "S9",
+    IdReusedInFlight "id-reused-in-flight" "S9, S16",
         "A query upstream takes the id of another one that is in flight on the same socket.";
     GivenUpIdReused "given-up-id-reused" "S9",
         "A query upstream takes the id of one that was just given up, whose reply may still come.";
@@ -41,7 +41,7 @@ bugs! {
         "After a retransmission nobody looks at the question again.";
     LetterCaseLost "letter-case-lost" "S3",
         "A reply from the cache repeats the question in lower case.";
-    ConnLeakedOnReset "conn-leaked-on-reset" "S16, S17",
+    ConnLeakedOnReset "conn-leaked-on-reset" "S10, S16, S17",
         "A client's connection that was reset keeps its place and its count.";
     TtlAgedTooLittle "ttl-aged-too-little" "S5",
         "TTLs from the cache age one second too little.";
@@ -49,7 +49,7 @@ bugs! {
         "Whoever waited over UDP gets the reply twice.";
     OptKept "opt-kept" "S4",
         "The upstream's OPT record is kept with the answer and given to clients.";
-    WaiterForgotten "waiter-forgotten" "S1, S2",
+    WaiterForgotten "waiter-forgotten" "S1, S2, S23",
         "The last of several clients that wait for one answer gets none.";
     CoalescingMissed "coalescing-missed" "S11, S16",
         "A question that is being asked already is asked once more.";
@@ -65,11 +65,11 @@ bugs! {
         "An answer that is replaced in the cache stays in the account of octets.";
     AttemptsMaxOverStream "attempts-max-over-stream" "S11, S16",
         "Asking again over TCP does not count against `attempts_max`.";
-    GenerationIgnored "generation-ignored" "S18, S22",
+    GenerationIgnored "generation-ignored" "S1, S18, S22",
         "An event for what has ended reaches whoever has its slot now.";
     EarlyTimeoutActs "early-timeout-acts" "S20",
         "A timeout that is handled early does what is due next.";
-    LastOfBatchLost "last-of-batch-lost" "S1, S2, S19",
+    LastOfBatchLost "last-of-batch-lost" "S1, S2, S19, S23",
         "The last one of several datagrams that came together is overlooked.";
     OldBlocklist "old-blocklist" "S7",
         "After a reload the blacklist is the one before.";
@@ -99,6 +99,28 @@ bugs! {
         "What a connection still had to send stays in the worker's account when it is closed.";
     IdleClientUnarmed "idle-client-unarmed" "S16",
         "A client's connection that was not idle when it was looked at is not looked at again.";
+    ExchangeKeptOnReset "exchange-kept-on-reset" "S1, S10, S16, S17",
+        "An HTTP exchange that its client resets keeps its place.";
+    ExchangesKeptOnClose "exchanges-kept-on-close" "S16, S17",
+        "The HTTP exchanges of a client's connection outlive it.";
+    ResponseToAnother "response-to-another" "S1, S3, S4, S5, S6, S16",
+        "A response that was waited for goes to the latest exchange of its connection.";
+    HandshakeUnbounded "handshake-unbounded" "S10, S16",
+        "A client may take any time for its handshakes.";
+    BodyUnbounded "body-unbounded" "S2, S16",
+        "The body of a client's request may take any time.";
+    ResetsUnbounded "resets-unbounded" "S10",
+        "A client may reset as many exchanges as it likes.";
+    CarriedAddressIgnored "carried-address-ignored" "S4, S7",
+        "Whoever is behind a proxy may ask what the proxy may.";
+    FreshForTooLong "fresh-for-too-long" "S5",
+        "An answer over HTTP may be kept for a second longer than its data.";
+    ExchangeWithId "exchange-with-id" "S9",
+        "A query to an upstream over HTTP has another id than 0.";
+    ExchangeNotCancelled "exchange-not-cancelled" "S16, S17",
+        "An exchange with an upstream that is given up goes on.";
+    TlsLeftOut "tls-left-out" "S28",
+        "An upstream of TLS is asked without it.";
 }
 
 #[cfg(feature = "planted")]

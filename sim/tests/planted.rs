@@ -41,7 +41,7 @@ found! {
     zone_by_suffix: ZoneBySuffix within 40,
     expired_served: ExpiredServed within 10,
     cache_octets_on_replace: CacheOctetsOnReplace within 10,
-    attempts_max_over_stream: AttemptsMaxOverStream within 40,
+    attempts_max_over_stream: AttemptsMaxOverStream within 150,
     generation_ignored: GenerationIgnored within 40,
     early_timeout_acts: EarlyTimeoutActs within 40,
     last_of_batch_lost: LastOfBatchLost within 10,
@@ -59,6 +59,17 @@ found! {
     in_flight_unbounded: InFlightUnbounded within 40,
     unsent_miscounted: UnsentMiscounted within 150,
     idle_client_unarmed: IdleClientUnarmed within 10,
+    exchange_kept_on_reset: ExchangeKeptOnReset within 40,
+    exchanges_kept_on_close: ExchangesKeptOnClose within 10,
+    response_to_another: ResponseToAnother within 10,
+    handshake_unbounded: HandshakeUnbounded within 40,
+    body_unbounded: BodyUnbounded within 40,
+    resets_unbounded: ResetsUnbounded within 40,
+    carried_address_ignored: CarriedAddressIgnored within 40,
+    fresh_for_too_long: FreshForTooLong within 10,
+    exchange_with_id: ExchangeWithId within 10,
+    exchange_not_cancelled: ExchangeNotCancelled within 40,
+    tls_left_out: TlsLeftOut within 10,
 }
 
 #[test]

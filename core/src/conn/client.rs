@@ -12,6 +12,7 @@ use crate::config::ListenSettings;
 use crate::engine::Counted;
 use crate::handle::ExchangeHandle;
 use crate::limits::{CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, HANDSHAKE};
+use crate::planted::{Bug, is_planted};
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::transport::Transport;
@@ -205,6 +206,9 @@ impl ClientConn {
 
     /// The next deadline and what it is for. A query in flight has a deadline of its own.
     pub(crate) fn due(&self, settings: &ListenSettings) -> Option<(Instant, Overdue)> {
+        if !self.established && is_planted(Bug::HandshakeUnbounded) {
+            return None;
+        }
         if !self.established {
             return Some((self.accepted_at + HANDSHAKE, Overdue::Handshake));
         }
@@ -212,7 +216,8 @@ impl ClientConn {
         let answer = self.answers.front().map(|(_, since)| *since);
         let writing =
             unsent.or(answer).map(|since| (since + settings.write_timeout, Overdue::Writing));
-        let body = self.bodies.front().map(|(_, since)| *since);
+        let bodies = (!is_planted(Bug::BodyUnbounded)).then_some(&self.bodies);
+        let body = bodies.and_then(VecDeque::front).map(|(_, since)| *since);
         let reading = self
             .message_since
             .or(body)

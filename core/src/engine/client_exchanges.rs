@@ -16,6 +16,7 @@ use crate::limits::{
     CLIENT_UNSENT_OCTETS, EXCHANGES_PER_CLIENT_CONN, MESSAGE_OCTETS, RESETS_PER_CONN, UNSENT_OCTETS,
 };
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::time::Instant;
 
 /// An HTTP exchange of either direction.
@@ -167,6 +168,8 @@ impl Engine {
             return false;
         }
         let response = doh::answer(&self.scratch[..len]);
+        let latest = conn.exchanges.last().copied();
+        let handle = latest.filter(|_| is_planted(Bug::ResponseToAnother)).unwrap_or(handle);
         self.respond(now, handle, response);
         self.update_exchanges(now, name);
         true
@@ -213,11 +216,15 @@ impl Engine {
 
     /// The client wants no response any more. Its question, if it has one, is still answered to others.
     pub(super) fn exchange_reset(&mut self, now: Instant, handle: ExchangeHandle) {
+        if is_planted(Bug::ExchangeKeptOnReset) {
+            return;
+        }
         let Some(name) = self.end_exchange(now, handle) else { return };
         self.metrics.counters.count(Counter::DohResets);
         if let Some(Conn::Client(conn)) = self.conns.get_mut(name) {
             conn.resets = conn.resets.saturating_add(1);
-            if conn.resets > conn.completed.saturating_add(RESETS_PER_CONN) {
+            let is_flood = conn.resets > conn.completed.saturating_add(RESETS_PER_CONN);
+            if is_flood && !is_planted(Bug::ResetsUnbounded) {
                 self.report_limit(now, Counter::LimitResets, "resets of one connection");
                 return self.close_client(name, CloseMode::Now);
             }

@@ -88,7 +88,9 @@ impl Engine {
         };
         conn.note_established(now);
         if let Some((client, standing)) = announced.zip(standing) {
-            conn.peer = client;
+            if !is_planted(Bug::CarriedAddressIgnored) {
+                conn.peer = client;
+            }
             self.shared.release_connection(conn.counted);
             match self.shared.admit_connection(client.ip(), standing, &self.snapshot.listen) {
                 Ok(counted) => conn.counted = counted,
@@ -347,6 +349,9 @@ impl Engine {
         self.timers.release(conn.timer);
         if !is_planted(Bug::UnsentMiscounted) {
             self.unsent_octets -= conn.unsent_octets();
+        }
+        if is_planted(Bug::ExchangesKeptOnClose) {
+            return;
         }
         for exchange in &conn.exchanges {
             self.exchanges.remove(*exchange);

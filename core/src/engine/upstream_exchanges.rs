@@ -13,6 +13,7 @@ use super::{Action, Conn, ConnHandle, Engine, Event, ExchangeHandle, FetchHandle
 use crate::doh;
 use crate::limits::QUERY_OCTETS;
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::time::Instant;
 use crate::wire::ResponseView;
 
@@ -20,7 +21,8 @@ impl Engine {
     /// Starts the exchange of the attempt in flight on its connection, which is open.
     pub(super) fn start_exchange(&mut self, fetch: FetchHandle, conn: ConnHandle, id: u16) {
         let mut message = [0; QUERY_OCTETS];
-        let len = self.write_query_of(fetch, 0, &mut message);
+        let shown = if is_planted(Bug::ExchangeWithId) { id } else { 0 };
+        let len = self.write_query_of(fetch, shown, &mut message);
         let made = self.exchanges.insert(Exchange::Upstream(UpstreamExchange { conn, id, fetch }));
         let Ok(exchange) = made else {
             // The attempt's deadline ends it.
@@ -37,7 +39,9 @@ impl Engine {
     pub(super) fn cancel_exchange(&mut self, conn: ConnHandle, id: u16) {
         if let Some(exchange) = self.take_exchange(conn, id) {
             self.exchanges.remove(exchange);
-            self.actions.push_back(Action::CancelExchange { exchange });
+            if !is_planted(Bug::ExchangeNotCancelled) {
+                self.actions.push_back(Action::CancelExchange { exchange });
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use crate::conn::{Stage, UpstreamConn, append_message, split_message};
 use crate::handle::ConnHandle;
 use crate::limits::{CONNS_PER_UPSTREAM, HTTP_CONNS_PER_UPSTREAM, QUERY_OCTETS};
 use crate::metrics::Counter;
+use crate::planted::{Bug, is_planted};
 use crate::time::Instant;
 use crate::upstream::{Endpoint, Owner};
 use crate::wire::ResponseView;
@@ -118,7 +119,8 @@ impl Engine {
     fn connect(&mut self, conn: ConnHandle, endpoint: usize) {
         let Endpoint { remote, settings, .. } = &self.endpoints[endpoint];
         let (remote, source) = (*remote, settings.source);
-        let security = settings.tls.clone().map_or(Security::Plain, Security::Tls);
+        let tls = settings.tls.clone().filter(|_| !is_planted(Bug::TlsLeftOut));
+        let security = tls.map_or(Security::Plain, Security::Tls);
         self.metrics.counters.count(Counter::ConnsOpened);
         self.actions.push_back(Action::Connect { conn, remote, source, security });
     }
