@@ -13,10 +13,11 @@ use balancedns_core::handle::ConnHandle;
 use balancedns_core::limits;
 use balancedns_core::time::Instant;
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 
 use self::world::World;
 use super::draw;
-use super::setup::{TCP, UDP, address, snapshot};
+use super::setup::{DOH, TCP, UDP, address, snapshot};
 use crate::machine::{Datagram, Input, Output};
 
 /// Steps of one run, however many octets there are.
@@ -57,7 +58,7 @@ fn run(data: &[u8], records: bool) -> Option<Vec<Output>> {
 /// Configurations to begin from. All of them listen alike, as reloads have to.
 const TEXTS: [&str; 3] = [
     r#"return {
-        listen = { dns = "127.0.0.1:53", max_connections = 8, max_connections_per_client = 4 },
+        listen = { dns = "127.0.0.1:53", doh_plain = "127.0.0.1:80", max_connections = 8, max_connections_per_client = 4 },
         hosts = { file = "hosts.example" },
         blacklist = { domains = { "blocked.example", "*.blocked.example" } },
         cache = { capacity = 8 },
@@ -66,10 +67,11 @@ const TEXTS: [&str; 3] = [
             { name = "two", addr = "192.0.2.2:53" },
             { name = "stream", addr = "192.0.2.3:53", protocol = "tcp" },
             { name = "a", addr = "192.0.2.4:53", zones = { "a.example" } },
+            { name = "web", protocol = "doh", doh_url = "https://192.0.2.5/q", zones = { "b.example" } },
         },
     }"#,
     r#"return {
-        listen = { dns = "127.0.0.1:53", max_connections = 8, max_connections_per_client = 4 },
+        listen = { dns = "127.0.0.1:53", doh_plain = "127.0.0.1:80", max_connections = 8, max_connections_per_client = 4 },
         logging = { log_queries = true },
         routing = { bootstrap = { "192.0.2.53", "192.0.2.1" } },
         upstreams = {
@@ -79,9 +81,12 @@ const TEXTS: [&str; 3] = [
         },
     }"#,
     r#"return {
-        listen = { dns = "127.0.0.1:53", max_connections = 8, max_connections_per_client = 4 },
+        listen = { dns = "127.0.0.1:53", doh_plain = "127.0.0.1:80", max_connections = 8, max_connections_per_client = 4 },
         routing = { failover_on = {}, special_names = false },
-        upstreams = { { name = "stream", addr = "192.0.2.3:53", protocol = "tcp" } },
+        upstreams = {
+            { name = "web", protocol = "doh", doh_url = "https://192.0.2.5/q" },
+            { name = "stream", addr = "192.0.2.3:53", protocol = "tcp" },
+        },
     }"#,
 ];
 
@@ -115,7 +120,7 @@ const MILLISECOND: core::time::Duration = core::time::Duration::from_millis(1);
 
 /// One thing that happens.
 fn step(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
-    match u.int_in_range(0..=31)? {
+    match u.int_in_range(0..=37)? {
         // Bursts cost time, and most of them are alike.
         6 if u.ratio(1, 8)? => burst(u, world)?,
         0..=6 => ask(u, world)?,
@@ -123,11 +128,12 @@ fn step(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
         12..=13 => world.carry_out_next(),
         14 => {
             let peer = address(u.choose(&PEERS)?);
-            let listener = if u.ratio(1, 8)? { UDP } else { TCP };
+            let listener = *u.choose(&[TCP, TCP, DOH, DOH, UDP])?;
             world.feed(Input::Connects(listener, peer));
         }
         15..=17 => ask_on_a_stream(u, world)?,
         18 => strange_datagrams(u, world)?,
+        32..=35 => request(u, world)?,
         19 => {
             let Some(socket) = pick(u, &world.sockets)? else { return Ok(()) };
             let why = *u.choose(&FAILURES)?;
@@ -144,12 +150,56 @@ fn step(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
             world.feed(Input::Reload(Arc::new(next)));
         }
         30 => world.feed(Input::SendFailed(UDP, *u.choose(&FAILURES)?)),
-        _ => {
+        31 => {
             // Not too early: what comes after it is one question only.
             if u.ratio(1, 4)? {
                 world.feed(Input::Shutdown);
             }
         }
+        _ => an_exchange(u, world)?,
+    }
+    Ok(())
+}
+
+/// A client's request over HTTP, and most often all of its body.
+fn request(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
+    let clients: Vec<ConnHandle> = world.http_clients().collect();
+    let Some(conn) = pick(u, &clients)? else {
+        world.feed(Input::Connects(DOH, address(PEERS[0])));
+        return Ok(());
+    };
+    let query = draw::query(u, IDS)?;
+    let method = *u.choose(&["POST", "POST", "GET", "GET", "PUT"])?;
+    let path = if u.ratio(1, 16)? { "/" } else { "/dns-query" };
+    let target = match method {
+        "GET" => format!("{path}?dns={}", BASE64URL_NOPAD.encode(&query)),
+        _ => path.to_owned(),
+    };
+    let media_type = if u.ratio(1, 16)? { "a/b" } else { "application/dns-message" };
+    let head = http::Request::builder().method(method).uri(target);
+    let head = head.header("content-type", media_type).body(()).expect("valid").into_parts().0;
+    let Some(exchange) = world.open_exchange(conn, head) else { return Ok(()) };
+    let body = if method == "GET" { Bytes::new() } else { Bytes::from(query) };
+    let cut = u.int_in_range(0..=body.len())?;
+    world.feed(Input::Body(exchange, body.slice(..cut), false));
+    if !u.ratio(1, 8)? {
+        world.feed(Input::Body(exchange, body.slice(cut..), true));
+    }
+    Ok(())
+}
+
+/// Something happens to an exchange that there is or was.
+fn an_exchange(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
+    let Some(exchange) = pick(u, &world.exchanges)? else { return Ok(()) };
+    let input = match u.int_in_range(0..=4)? {
+        0 => Input::Body(exchange, draw::octets(u)?.into(), u.arbitrary()?),
+        1 => Input::Reset(exchange),
+        2 => Input::Sent(exchange),
+        3 => Input::Answered(exchange, Box::default()),
+        _ => Input::Failed(exchange, *u.choose(&FAILURES)?),
+    };
+    if world.is_possible(&input) {
+        world.feed(input);
     }
     Ok(())
 }
@@ -220,6 +270,16 @@ fn answer(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
             let datagram = Datagram { peer, local: None, message };
             world.feed(Input::Datagrams(Origin::Socket(socket), vec![datagram]));
         }
+        world::Upstream::Exchange(exchange) => {
+            let status = *u.choose(&[200, 200, 200, 404])?;
+            let media_type = if u.ratio(1, 16)? { "a/b" } else { "application/dns-message" };
+            let response = http::Response::builder().status(status);
+            let response = response.header("content-type", media_type).body(message);
+            let input = Input::Answered(exchange, Box::new(response.expect("valid")));
+            if world.is_possible(&input) {
+                world.feed(input);
+            }
+        }
         world::Upstream::Conn(conn) => {
             let mut octets = framed(&message);
             if u.ratio(1, 16)? {
@@ -239,7 +299,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 
 /// Some messages of a client on a stream, in pieces of any size.
 fn ask_on_a_stream(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
-    let clients: Vec<ConnHandle> = world.clients().collect();
+    let clients: Vec<ConnHandle> = world.stream_clients().collect();
     let Some(conn) = pick(u, &clients)? else {
         world.feed(Input::Connects(TCP, address(PEERS[0])));
         return Ok(());
@@ -287,7 +347,9 @@ fn a_connection(u: &mut Unstructured<'_>, world: &mut World) -> Result<()> {
         4 => Input::Closed(conn, Closed::Cleanly),
         _ => Input::Closed(conn, Closed::Failed(*u.choose(&FAILURES)?)),
     };
-    world.feed(input);
+    if world.is_possible(&input) {
+        world.feed(input);
+    }
     Ok(())
 }
 

@@ -19,6 +19,9 @@ pub(super) const UDP: ListenerId = ListenerId(0);
 /// The one for streams.
 pub(super) const TCP: ListenerId = ListenerId(1);
 
+/// The one for HTTP, where there is one.
+pub(super) const DOH: ListenerId = ListenerId(2);
+
 /// A host in memory: a few files, two name servers, and a clock that runs with each reading.
 #[derive(Debug, Default)]
 pub(super) struct Memory {

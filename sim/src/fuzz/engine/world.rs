@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use balancedns_core::config::Snapshot;
-use balancedns_core::engine::{Established, Origin, Sizes};
-use balancedns_core::handle::{ConnHandle, SocketHandle};
+use balancedns_core::engine::{Accepted, Established, Origin, Security, Sizes, Transport};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use balancedns_core::limits;
 use balancedns_core::time::{Duration, Instant};
 use balancedns_core::wire::{QueryView, Rejected};
@@ -22,6 +22,7 @@ use crate::machine::{Input, Machine, Output};
 pub(super) enum Upstream {
     Socket(SocketHandle),
     Conn(ConnHandle),
+    Exchange(ExchangeHandle),
 }
 
 /// Who asked.
@@ -45,6 +46,7 @@ struct Asked {
 struct Conn {
     handle: ConnHandle,
     is_client: bool,
+    is_http: bool,
     /// Octets that were written to it, and octets that its client has said, that do not yet make a
     /// message.
     written: Vec<u8>,
@@ -53,12 +55,22 @@ struct Conn {
     is_garbled: bool,
 }
 
+/// An HTTP exchange that the engine holds open.
+#[derive(Debug)]
+struct Exchange {
+    handle: ExchangeHandle,
+    conn: ConnHandle,
+    is_client: bool,
+    is_answered: bool,
+}
+
 /// What the engine has asked for and was not yet told.
 #[derive(Debug)]
 enum Wanted {
     Socket(SocketHandle),
     Conn(ConnHandle),
     Written(ConnHandle, usize),
+    Sent(ExchangeHandle),
 }
 
 #[derive(Debug)]
@@ -69,6 +81,10 @@ pub(super) struct World {
     /// Handles that were given out, of the living and the dead: the latest.
     pub(super) sockets: Vec<SocketHandle>,
     pub(super) conns: Vec<ConnHandle>,
+    pub(super) exchanges: Vec<ExchangeHandle>,
+    open_exchanges: Vec<Exchange>,
+    /// The connection of the request that is being made.
+    opening: Option<ConnHandle>,
     open_sockets: Vec<SocketHandle>,
     open_conns: Vec<Conn>,
     wanted: VecDeque<Wanted>,
@@ -93,6 +109,9 @@ impl World {
             now: START,
             sockets: Vec::new(),
             conns: Vec::new(),
+            exchanges: Vec::new(),
+            open_exchanges: Vec::new(),
+            opening: None,
             open_sockets: Vec::new(),
             open_conns: Vec::new(),
             wanted: VecDeque::new(),
@@ -111,6 +130,67 @@ impl World {
     /// Clients' connections that are open.
     pub(super) fn clients(&self) -> impl Iterator<Item = ConnHandle> {
         self.open_conns.iter().filter(|conn| conn.is_client).map(|conn| conn.handle)
+    }
+
+    /// Those that speak HTTP, and those that do not.
+    pub(super) fn http_clients(&self) -> impl Iterator<Item = ConnHandle> {
+        let conns = self.open_conns.iter().filter(|conn| conn.is_client && conn.is_http);
+        conns.map(|conn| conn.handle)
+    }
+
+    /// See [`http_clients`](Self::http_clients).
+    pub(super) fn stream_clients(&self) -> impl Iterator<Item = ConnHandle> {
+        let conns = self.open_conns.iter().filter(|conn| conn.is_client && !conn.is_http);
+        conns.map(|conn| conn.handle)
+    }
+
+    /// Makes a request; gives its handle if it was taken and has not ended with that.
+    pub(super) fn open_exchange(
+        &mut self,
+        conn: ConnHandle,
+        head: http::request::Parts,
+    ) -> Option<ExchangeHandle> {
+        let known = self.exchanges.last().copied();
+        self.opening = Some(conn);
+        self.feed(Input::Opens(conn, Box::new(head)));
+        self.exchanges.last().copied().filter(|latest| Some(*latest) != known)
+    }
+
+    /// Whether an adapter may say so: octets are for streams, a connection for HTTP
+    /// is established once, a response has left only if there was
+    /// one, and exchanges end as their kind does.
+    pub(super) fn is_possible(&self, input: &Input) -> bool {
+        let exchange = |handle: &ExchangeHandle| {
+            self.open_exchanges.iter().find(|exchange| exchange.handle == *handle)
+        };
+        match input {
+            Input::Octets(conn, _)
+            | Input::EndOfStream(conn)
+            | Input::Written(conn, _)
+            | Input::Established(conn, _) => {
+                let conn = self.open_conns.iter().find(|open| open.handle == *conn);
+                conn.is_none_or(|conn| !conn.is_http)
+            }
+            Input::Body(handle, ..) | Input::Reset(handle) => {
+                exchange(handle).is_none_or(|exchange| exchange.is_client)
+            }
+            Input::Sent(handle) => {
+                exchange(handle).is_none_or(|exchange| exchange.is_client && exchange.is_answered)
+            }
+            Input::Answered(handle, _) | Input::Failed(handle, _) => {
+                exchange(handle).is_none_or(|exchange| !exchange.is_client)
+            }
+            Input::Datagrams(..)
+            | Input::SocketOpened(_)
+            | Input::SocketFailed(..)
+            | Input::SendFailed(..)
+            | Input::Connects(..)
+            | Input::Closed(..)
+            | Input::Opens(..)
+            | Input::Timeout
+            | Input::Reload(_)
+            | Input::Shutdown => true,
+        }
     }
 
     /// Hands an input in, and checks what comes of it.
@@ -140,6 +220,7 @@ impl World {
             Some(Wanted::Conn(conn)) => {
                 self.feed_alone(Input::Established(conn, Established::default()));
             }
+            Some(Wanted::Sent(exchange)) => self.feed_alone(Input::Sent(exchange)),
             Some(Wanted::Written(conn, octets)) => self.feed_alone(Input::Written(conn, octets)),
             None => {}
         }
@@ -182,6 +263,7 @@ impl World {
         assert_eq!(self.machine.engine().next_timeout(), None, "a timer is left");
         assert!(self.open_sockets.is_empty(), "sockets are left open");
         assert!(self.open_conns.is_empty(), "connections are left open");
+        assert!(self.open_exchanges.is_empty(), "exchanges are left open");
         let mut lost = self.asked.iter().filter(|asked| matches!(asked.asker, Asker::Datagram(_)));
         assert!(lost.next().is_none(), "datagrams without an answer: {:?}", self.asked);
         self.trace
@@ -211,13 +293,15 @@ impl World {
             | Input::Written(..)
             | Input::Opens(..)
             | Input::Body(..)
-            | Input::Reset(_)
-            | Input::Sent(_)
-            | Input::Answered(..)
-            | Input::Failed(..)
             | Input::Timeout
             | Input::Reload(_)
             | Input::Shutdown => {}
+            Input::Reset(exchange)
+            | Input::Sent(exchange)
+            | Input::Answered(exchange, _)
+            | Input::Failed(exchange, _) => {
+                self.open_exchanges.retain(|open| open.handle != *exchange);
+            }
         }
     }
 
@@ -272,6 +356,7 @@ impl World {
         let sizes = self.machine.engine().sizes();
         assert!(sizes.fetches <= limits::FETCHES && sizes.waiters <= limits::WAITERS);
         assert_eq!(sizes.sockets, self.open_sockets.len(), "sockets here and there");
+        assert_eq!(sizes.exchanges, self.open_exchanges.len(), "exchanges here and there");
         let clients = self.clients().count();
         assert_eq!(sizes.client_conns, clients, "clients' connections here and there");
         assert!(sizes.upstream_conns >= self.open_conns.len() - clients, "some wait to connect");
@@ -296,9 +381,11 @@ impl World {
                 let at = self.open_sockets.iter().position(|open| *open == socket);
                 self.open_sockets.swap_remove(at.expect("closed what is not open"));
             }
-            Output::Accepted(accepted) => self.open_conn(accepted.conn, true),
-            Output::Connect { conn, .. } => {
-                self.open_conn(conn, false);
+            Output::Accepted(Accepted { conn, socket, .. }) => {
+                self.open_conn(conn, true, socket.transport == Transport::Doh);
+            }
+            Output::Connect { conn, security, .. } => {
+                self.open_conn(conn, false, security != Security::Plain);
                 self.wanted.push_back(Wanted::Conn(conn));
             }
             Output::Write { conn, octets } => self.note_write(conn, &octets),
@@ -317,23 +404,48 @@ impl World {
             }
             Output::Report(event) => assert!(!event.name().is_empty()),
             Output::NotAccepted(_) | Output::CloseListener(_) => {}
-            Output::Opened(_)
-            | Output::NotOpened(_)
-            | Output::Respond { .. }
-            | Output::Request { .. }
-            | Output::Cancel(_) => panic!("nobody speaks HTTP here: {output:?}"),
+            Output::Opened(handle) => {
+                let conn = self.opening.take().expect("somebody makes a request");
+                self.note_exchange(handle, conn, true);
+            }
+            Output::NotOpened(_) => self.opening = None,
+            Output::Respond { exchange, .. } => {
+                let open = self.open_exchanges.iter_mut().find(|open| open.handle == exchange);
+                let open = open.expect("a response to a request that is over");
+                assert!(open.is_client && !open.is_answered, "answered twice, or no client's");
+                open.is_answered = true;
+                self.wanted.push_back(Wanted::Sent(exchange));
+            }
+            Output::Request { exchange, conn, request, .. } => {
+                let is_its = |open: &Conn| open.handle == conn && !open.is_client && open.is_http;
+                assert!(self.open_conns.iter().any(is_its), "no connection for requests");
+                self.note_exchange(exchange, conn, false);
+                self.hold(Upstream::Exchange(exchange), request.body);
+            }
+            Output::Cancel(exchange) => {
+                let is_it = |open: &Exchange| open.handle == exchange && !open.is_client;
+                let at = self.open_exchanges.iter().position(is_it);
+                self.open_exchanges.swap_remove(at.expect("gave up what is over"));
+            }
         }
     }
 
-    fn open_conn(&mut self, handle: ConnHandle, is_client: bool) {
+    fn note_exchange(&mut self, handle: ExchangeHandle, conn: ConnHandle, is_client: bool) {
+        assert!(self.open_exchanges.iter().all(|open| open.handle.index() != handle.index()));
+        remember(&mut self.exchanges, handle);
+        self.open_exchanges.push(Exchange { handle, conn, is_client, is_answered: false });
+    }
+
+    fn open_conn(&mut self, handle: ConnHandle, is_client: bool, is_http: bool) {
         assert!(self.open_conns.iter().all(|conn| conn.handle.index() != handle.index()));
         remember(&mut self.conns, handle);
         let (written, said) = (Vec::new(), Vec::new());
-        self.open_conns.push(Conn { handle, is_client, written, said, is_garbled: false });
+        self.open_conns.push(Conn { handle, is_client, is_http, written, said, is_garbled: false });
     }
 
     fn forget_conn(&mut self, handle: ConnHandle) {
         self.open_conns.retain(|conn| conn.handle != handle);
+        self.open_exchanges.retain(|exchange| exchange.conn != handle);
         self.asked.retain(|asked| asked.asker != Asker::Stream(handle));
     }
 
@@ -341,6 +453,7 @@ impl World {
         self.wanted.push_back(Wanted::Written(handle, octets.len()));
         let conn = self.open_conns.iter_mut().find(|conn| conn.handle == handle);
         let conn = conn.expect("written to what is not open");
+        assert!(!conn.is_http, "octets where HTTP is");
         conn.written.extend_from_slice(octets);
         let is_client = conn.is_client;
         let mut written = std::mem::take(&mut conn.written);
