@@ -29,8 +29,24 @@ fn start(world: &World, upstream: &Upstream, extras: &[Extra], keys: &str) -> Da
     extras.iter().fold(settings, |settings, extra| settings.door(*extra)).start(world)
 }
 
-/// The SVCB records of an answer as octets: priority, target, parameters.
-fn svcb(daemon: &Daemon) -> Vec<(u16, Vec<u8>, Vec<(u16, Vec<u8>)>)> {
+/// The data of an SVCB record (RFC 9460 section 2.2).
+#[derive(Debug, PartialEq, Eq)]
+struct Svcb {
+    priority: u16,
+    target: Vec<u8>,
+    /// Keys and values as they come.
+    parameters: Vec<(u16, Vec<u8>)>,
+}
+
+impl Svcb {
+    fn parameter(&self, key: u16) -> Option<&[u8]> {
+        let found = self.parameters.iter().find(|(one, _)| *one == key);
+        found.map(|(_, value)| value.as_slice())
+    }
+}
+
+/// What is announced, as it is asked for by TCP.
+fn svcb(daemon: &Daemon) -> Vec<Svcb> {
     let query = Query::new("_dns.resolver.arpa", RecordType::from(SVCB));
     let mut client = crate::harness::Client::to(
         crate::harness::Via::Tcp,
@@ -40,7 +56,7 @@ fn svcb(daemon: &Daemon) -> Vec<(u16, Vec<u8>, Vec<(u16, Vec<u8>)>)> {
     parse_answers(&client.receive_octets(), &query)
 }
 
-fn parse_answers(octets: &[u8], query: &Query) -> Vec<(u16, Vec<u8>, Vec<(u16, Vec<u8>)>)> {
+fn parse_answers(octets: &[u8], query: &Query) -> Vec<Svcb> {
     let count = u16::from_be_bytes([octets[6], octets[7]]);
     let mut rest = &octets[12 + query.question().len()..];
     let mut records = Vec::new();
@@ -57,7 +73,7 @@ fn parse_answers(octets: &[u8], query: &Query) -> Vec<(u16, Vec<u8>, Vec<(u16, V
     records
 }
 
-fn parse_data(data: &[u8]) -> (u16, Vec<u8>, Vec<(u16, Vec<u8>)>) {
+fn parse_data(data: &[u8]) -> Svcb {
     let priority = u16::from_be_bytes([data[0], data[1]]);
     let end = 2 + data[2..].iter().position(|octet| *octet == 0).expect("the root ends a name") + 1;
     let (target, mut rest) = (data[2..end].to_vec(), &data[end..]);
@@ -68,11 +84,7 @@ fn parse_data(data: &[u8]) -> (u16, Vec<u8>, Vec<(u16, Vec<u8>)>) {
         rest = &behind[length..];
     }
     assert!(rest.is_empty(), "octets after the last parameter");
-    (priority, target, parameters)
-}
-
-fn parameter(parameters: &[(u16, Vec<u8>)], key: u16) -> Option<&[u8]> {
-    parameters.iter().find(|(one, _)| *one == key).map(|(_, value)| value.as_slice())
+    Svcb { priority, target, parameters }
 }
 
 const ALPN: u16 = 1;
@@ -84,14 +96,14 @@ fn encrypted_listeners_are_announced(world: &World) {
     let daemon = start(world, &upstream, &[Extra::Dot, Extra::Doh], DDR);
     let mut seen = (false, false);
     let records = svcb(&daemon);
-    for (priority, target, parameters) in &records {
-        assert!(*priority > 0, "no alias");
-        assert_eq!(*target, wire("dns.test"));
-        let keys: Vec<_> = parameters.iter().map(|(key, _)| *key).collect();
+    for record in &records {
+        assert!(record.priority > 0, "no alias");
+        assert_eq!(record.target, wire("dns.test"));
+        let keys: Vec<_> = record.parameters.iter().map(|(key, _)| *key).collect();
         assert!(keys.is_sorted(), "RFC 9460 section 2.2: {keys:?}");
-        let port = parameter(parameters, PORT).expect("it is not the usual port");
+        let port = record.parameter(PORT).expect("it is not the usual port");
         let port = u16::from_be_bytes([port[0], port[1]]);
-        match parameter(parameters, ALPN).expect("what is spoken") {
+        match record.parameter(ALPN).expect("what is spoken") {
             b"\x03dot" => {
                 seen.0 = true;
                 assert_eq!(port, daemon.extra(Extra::Dot).port());
@@ -100,7 +112,7 @@ fn encrypted_listeners_are_announced(world: &World) {
                 assert!(alpn.starts_with(b"\x02h2"), "{alpn:02x?}");
                 seen.1 = true;
                 assert_eq!(port, daemon.extra(Extra::Doh).port());
-                assert_eq!(parameter(parameters, DOHPATH), Some(&b"/dns-query{?dns}"[..]));
+                assert_eq!(record.parameter(DOHPATH), Some(&b"/dns-query{?dns}"[..]));
             }
         }
     }
@@ -121,8 +133,8 @@ fn only_what_listens_is_announced(world: &World) {
         let records = svcb(&daemon);
         assert_eq!(records.len(), 1);
         let path = (extra == Extra::Doh).then_some(&b"/elsewhere{?dns}"[..]);
-        assert_eq!(parameter(&records[0].2, DOHPATH), path);
-        assert!(parameter(&records[0].2, ALPN).expect("what is spoken").starts_with(alpn));
+        assert_eq!(records[0].parameter(DOHPATH), path);
+        assert!(records[0].parameter(ALPN).expect("what is spoken").starts_with(alpn));
     }
 }
 

@@ -157,12 +157,12 @@ impl HttpClient {
         } else {
             let (door, request) = (self.door.clone(), get(message));
             thread::spawn(move || {
-                let Ok(octets) = door.try_open() else {
-                    return done.send(None);
-                };
-                let mut client = Http1::on(octets);
-                client.send(&request);
-                done.send(client.receive_if_any())
+                let response = door.try_open().ok().and_then(|octets| {
+                    let mut client = Http1::on(octets);
+                    client.send(&request);
+                    client.receive_if_any()
+                });
+                drop(done.send(response));
             });
         }
     }

@@ -521,10 +521,10 @@ impl Outlet {
     }
 
     fn respond(&self, response: Exchanged) {
-        if let Self::Exchange(exchange, _) = self {
-            if let Some(exchange) = lock(exchange).take() {
-                let _ = exchange.send(response);
-            }
+        if let Self::Exchange(exchange, _) = self
+            && let Some(exchange) = lock(exchange).take()
+        {
+            let _ = exchange.send(response);
         }
     }
 
