@@ -492,11 +492,11 @@ fn slow_http1_readers_are_cut_off(world: &World) {
     let (daemon, huge) = start_for_readers(world, &upstream);
     let mut client = http1(&daemon);
     let request = encode(&post(&huge));
-    // Some hundred MB of answers, if the daemon went along.
+    // Some GB of answers, if the daemon went along.
     let mut sent = 0;
     assert_cut_off(&daemon, || {
         let mut pushed = Pushed::Sent;
-        while sent < 20_000 && pushed == Pushed::Sent {
+        while sent < 200_000 && pushed == Pushed::Sent {
             pushed = client.octets.push(&request);
             sent += 1;
         }
