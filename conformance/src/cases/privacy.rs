@@ -36,8 +36,10 @@ cases! {
         "each upstream gets a client cookie of its own";
     server_cookies_are_sent_back, own, "RFC 7873 5.3",
         "the server cookie that an upstream gave comes with the next query";
-    replies_with_a_wrong_cookie_are_ignored, own, "RFC 7873 5.3",
-        "a reply with another client cookie is none, and the true one is still waited for";
+    replies_with_a_wrong_cookie_are_not_believed, own, "RFC 7873 5.3",
+        "a reply with another client cookie is none; the true one comes over TCP";
+    who_has_wrong_cookies_over_tcp_too_gets_none, own, "RFC 7873 5.3",
+        "an upstream whose cookies prove nothing is believed over TCP, and gets none any more";
     bad_cookie_is_asked_again, own, "RFC 7873 5.3",
         "BADCOOKIE brings a new server cookie, by which the query is asked again";
     streams_to_upstreams_need_no_cookie, own, "RFC 7873 5.1",
@@ -240,23 +242,42 @@ fn server_cookies_are_sent_back(world: &World) {
     }
 }
 
-fn replies_with_a_wrong_cookie_are_ignored(world: &World) {
+fn replies_with_a_wrong_cookie_are_not_believed(world: &World) {
     let upstream = Upstream::start(|asked: &Asked| {
+        if asked.transport == Transport::Tcp {
+            return Answer::from(with_cookie(asked, b"servers!"));
+        }
         let mut forged = asked.address(60, "192.0.2.66");
         let mut edns = Edns::new();
         let wrong = b"wrong!!!servers!".to_vec();
         edns.options_mut().insert(EdnsOption::Unknown(COOKIE, wrong));
         forged.set_edns(edns);
-        let octets =
-            |message: hickory_proto::op::Message| message.to_vec().expect("it can be encoded");
-        Answer::Octets(vec![octets(forged), octets(with_cookie(asked, b"servers!"))])
+        Answer::from(forged)
     });
     let daemon = Settings::with(&upstream).start(world);
     for i in 0..3 {
         let reply = daemon.udp(&Query::a(&format!("n{i}.example.org")));
         assert_eq!(reply.address(), "192.0.2.1");
     }
-    assert_eq!(upstream.count(), 3, "each is asked once");
+    assert_eq!(upstream.count(), 6, "each is asked once more, over TCP");
+}
+
+/// A proxy that caches replies with the cookies of others has nothing else to give.
+fn who_has_wrong_cookies_over_tcp_too_gets_none(world: &World) {
+    let upstream = Upstream::start(|asked: &Asked| {
+        let mut reply = asked.address(60, "192.0.2.1");
+        let mut edns = Edns::new();
+        let wrong = b"wrong!!!servers!".to_vec();
+        edns.options_mut().insert(EdnsOption::Unknown(COOKIE, wrong));
+        reply.set_edns(edns);
+        reply
+    });
+    let daemon = Settings::with(&upstream).start(world);
+    assert_eq!(daemon.udp(&www()).address(), "192.0.2.1");
+    assert_eq!(upstream.count(), 2, "over TCP too");
+    assert_eq!(daemon.udp(&Query::a("other.example.org")).address(), "192.0.2.1");
+    let asked = upstream.wait_for(3).remove(2);
+    assert_eq!(asked.option(COOKIE), None);
 }
 
 fn bad_cookie_is_asked_again(world: &World) {

@@ -141,6 +141,9 @@ impl Engine {
         let Some(Conn::Upstream(conn)) = self.conns.get_mut(name) else {
             return;
         };
+        if conn.stage == Stage::Open {
+            return; // told twice
+        }
         conn.stage = Stage::Open;
         if conn.ids.live() == 0 {
             self.timers.set(conn.timer, self.now + conn.idle);

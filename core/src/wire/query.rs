@@ -65,6 +65,7 @@ impl<'a> QueryView<'a> {
     /// uncompressed, no answer and no authority, each additional record is whole, no more than one
     /// OPT record, with the root as its owner and options that fill it, and nothing after the last
     /// record. BADVERS for an EDNS version above 0.
+    #[expect(clippy::result_large_err, reason = "moved once; a box would cost an allocation")]
     pub fn parse(message: &'a [u8]) -> Result<Self, Rejected<'a>> {
         let mut reader = Reader::new(message);
         let header = Header::read(&mut reader).ok_or(Rejected::Drop)?;

@@ -18,7 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 
 use super::driver::{Beside, Driver};
-use super::io::{Failure, Io};
+use super::io::{Failure, Io, Leaving};
 use super::{
     CONN_WINDOW_OCTETS, HEADER_OCTETS, RESETS_OF_OURS, RESETS_PENDING, SEND_OCTETS,
     STREAM_WINDOW_OCTETS,
@@ -54,14 +54,19 @@ pub(crate) async fn serve<A: Adapter, S: Octets + Unpin + 'static>(
     let io = Io::new(stream, first.into(), worker.memory());
     let failure = io.failure();
     let beside = Beside::default();
-    let (answering, to) = (Rc::clone(worker), Rc::clone(conn));
-    let service = Answering { worker: answering, conn: to, beside: beside.clone() };
+    let service = Answering {
+        worker: Rc::clone(worker),
+        conn: Rc::clone(conn),
+        beside: beside.clone(),
+        leaving: io.leaving(),
+    };
+    let leaving = io.leaving();
     if is_http2 {
         let http = http2_settings(beside.clone()).serve_connection(io, service);
-        drive(worker, conn, Driver::new(http, beside), &failure).await;
+        drive(worker, conn, Driver::new(http, beside), &failure, &leaving).await;
     } else {
         let http = http1_settings().serve_connection(io, service);
-        drive(worker, conn, Driver::new(http, beside), &failure).await;
+        drive(worker, conn, Driver::new(http, beside), &failure, &leaving).await;
     }
 }
 
@@ -131,12 +136,15 @@ async fn drive<A: Adapter, C: Http>(
     conn: &Rc<Conn>,
     mut driver: Driver<C>,
     failure: &Failure,
+    leaving: &Leaving,
 ) {
     let ended = poll_fn(|context| {
         if let Poll::Ready(mode) = conn.poll_closed(context) {
             return Poll::Ready(Err(mode));
         }
-        driver.poll(context).map(Ok)
+        let ended = driver.poll(context);
+        tell_what_left(worker, conn, leaving);
+        ended.map(Ok)
     });
     match ended.await {
         Ok(()) => worker.handle_ended(conn, driver.how_ended(failure)),
@@ -152,11 +160,19 @@ async fn drive<A: Adapter, C: Http>(
     }
 }
 
+/// Tells the engine which answers have left.
+fn tell_what_left<A: Adapter>(worker: &Rc<Worker<A>>, conn: &Conn, leaving: &Leaving) {
+    while let Some(exchange) = leaving.pop() {
+        worker.end_exchange(conn, exchange, true);
+    }
+}
+
 /// Who answers the requests of a connection: the engine.
 struct Answering<A> {
     worker: Rc<Worker<A>>,
     conn: Rc<Conn>,
     beside: Beside,
+    leaving: Leaving,
 }
 
 impl<A: Adapter> Service<Request<Incoming>> for Answering<A> {
@@ -165,8 +181,11 @@ impl<A: Adapter> Service<Request<Incoming>> for Answering<A> {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Refused>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Self { worker, conn, beside } = self;
-        Box::pin(answer(Rc::clone(worker), Rc::clone(conn), beside.clone(), request))
+        let Self { worker, conn, beside, leaving } = self;
+        // Their places are for this one, if the client has got them by now.
+        tell_what_left(worker, conn, leaving);
+        let (worker, conn) = (Rc::clone(worker), Rc::clone(conn));
+        Box::pin(answer(worker, conn, beside.clone(), leaving.clone(), request))
     }
 }
 
@@ -180,12 +199,13 @@ async fn answer<A: Adapter>(
     worker: Rc<Worker<A>>,
     conn: Rc<Conn>,
     beside: Beside,
+    leaving: Leaving,
     request: Request<Incoming>,
 ) -> Result<Response<Outgoing<A>>, Refused> {
     let (head, mut body) = request.into_parts();
     let is_head = head.method == Method::HEAD;
     let (handle, answer) = worker.open_exchange(&conn, &head).ok_or(Refused)?;
-    let mut open = Open { worker, conn, handle, is_sent: false };
+    let mut open = Open { worker, conn, handle, leaving, is_sent: false };
     let mut reading = true;
     let response = poll_fn(|context| {
         loop {
@@ -238,16 +258,22 @@ struct Open<A: Adapter> {
     worker: Rc<Worker<A>>,
     conn: Rc<Conn>,
     handle: ExchangeHandle,
+    leaving: Leaving,
+    /// Hyper has taken all of its answer.
     is_sent: bool,
 }
 
 impl<A: Adapter> Drop for Open<A> {
     fn drop(&mut self) {
-        self.worker.end_exchange(&self.conn, self.handle, self.is_sent);
+        if self.is_sent {
+            self.leaving.taken(self.handle);
+        } else {
+            self.worker.end_exchange(&self.conn, self.handle, false);
+        }
     }
 }
 
-/// The body of a response. The exchange is over once hyper has taken all of it.
+/// The body of a response. The exchange is over once hyper has taken all of it and it has left.
 struct Outgoing<A: Adapter> {
     octets: Option<Bytes>,
     open: Open<A>,

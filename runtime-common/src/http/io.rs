@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use balancedns_core::engine::IoFailure;
+use balancedns_core::handle::ExchangeHandle;
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 
@@ -31,6 +32,36 @@ pub(crate) struct Io<S> {
     /// What a read may fill at once; shared by all connections of the worker.
     memory: Rc<RefCell<Box<[u8]>>>,
     failure: Failure,
+    leaving: Leaving,
+}
+
+/// Answers on their way out of a connection: those that hyper has taken, until what it wrote is with
+/// the kernel. A client that reads nothing shows in them. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leaving(Rc<RefCell<Stages>>);
+
+#[derive(Debug, Default)]
+struct Stages {
+    taken: Vec<ExchangeHandle>,
+    left: Vec<ExchangeHandle>,
+}
+
+impl Leaving {
+    /// Hyper has taken an answer.
+    pub(super) fn taken(&self, exchange: ExchangeHandle) {
+        self.0.borrow_mut().taken.push(exchange);
+    }
+
+    /// All that was written has left.
+    fn flushed(&self) {
+        let Stages { taken, left } = &mut *self.0.borrow_mut();
+        left.append(taken);
+    }
+
+    /// The next answer that has left.
+    pub(super) fn pop(&self) -> Option<ExchangeHandle> {
+        self.0.borrow_mut().left.pop()
+    }
 }
 
 /// What broke a stream, for who has only hyper's word of it.
@@ -47,12 +78,18 @@ impl Failure {
 impl<S: Octets> Io<S> {
     /// Reads `first` before what comes from the stream.
     pub(crate) fn new(stream: S, first: Bytes, memory: Rc<RefCell<Box<[u8]>>>) -> Self {
-        Self { stream, first, kept: Vec::new(), sent: 0, memory, failure: Failure::default() }
+        let (failure, leaving) = (Failure::default(), Leaving::default());
+        Self { stream, first, kept: Vec::new(), sent: 0, memory, failure, leaving }
     }
 
     /// Where to look for what broke it.
     pub(super) fn failure(&self) -> Failure {
         self.failure.clone()
+    }
+
+    /// Where answers are that hyper has taken.
+    pub(super) fn leaving(&self) -> Leaving {
+        self.leaving.clone()
     }
 
     /// Remembers an error on its way to hyper.
@@ -112,6 +149,7 @@ impl<S: Octets + Unpin> Write for Io<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pass_on(context))?;
         let flushed = ready!(self.stream.poll_flush(context));
+        self.leaving.flushed();
         Poll::Ready(self.noted(flushed))
     }
 
