@@ -55,6 +55,50 @@ pub(super) struct UpstreamExchange {
 }
 
 impl Engine {
+    /// A client has sent the head of a request on an HTTP connection. Its body follows with
+    /// [`handle_exchange_body`](Self::handle_exchange_body), also where there is none.
+    ///
+    /// # Errors
+    /// [`AcceptRefused`]: reset the exchange, there is no handle for it.
+    pub fn handle_exchange_opened(
+        &mut self,
+        now: Instant,
+        conn: ConnHandle,
+        request: &http::request::Parts,
+    ) -> Result<ExchangeHandle, AcceptRefused> {
+        let now = self.advance(now);
+        let opened = self.open_exchange(now, conn, request);
+        self.settle(now);
+        opened
+    }
+
+    /// Octets of the body of a client's request; with `end` there are no more.
+    pub fn handle_exchange_body(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        octets: &[u8],
+        end: bool,
+    ) {
+        let now = self.advance(now);
+        self.exchange_body(now, exchange, octets, end);
+        self.settle(now);
+    }
+
+    /// A client reset its exchange, answered or not.
+    pub fn handle_exchange_reset(&mut self, now: Instant, exchange: ExchangeHandle) {
+        let now = self.advance(now);
+        self.exchange_reset(now, exchange);
+        self.settle(now);
+    }
+
+    /// All of [`Action::Respond`] was handed over: the exchange is over.
+    pub fn handle_exchange_sent(&mut self, now: Instant, exchange: ExchangeHandle) {
+        let now = self.advance(now);
+        self.exchange_sent(now, exchange);
+        self.settle(now);
+    }
+
     /// The head of a request has come.
     pub(super) fn open_exchange(
         &mut self,

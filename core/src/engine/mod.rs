@@ -5,7 +5,7 @@
 //! socket, reads no clock, and draws randomness from one seed: the same inputs give the same
 //! outputs, byte for byte.
 //!
-//! * **Inputs** are the `handle_*` methods. Each takes `now`; time never goes back, an earlier
+//! * **Inputs** are the `handle_*` methods, those of HTTP in the two files of exchanges. Each takes `now`; time never goes back, an earlier
 //!   `now` counts as the latest one seen. Any number of inputs may come before outputs are polled.
 //! * **Immediate answers** go into the batch that the caller passes to
 //!   [`handle_datagrams`](Engine::handle_datagrams).
@@ -51,7 +51,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use audit::{Audit, Disagreement};
-use bytes::Bytes;
 use client_exchanges::Exchange;
 pub use contract::{
     Accepted, Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure,
@@ -413,74 +412,6 @@ impl Engine {
             Some(Conn::Upstream(_)) => self.upstream_closed(now, conn, how),
             None => self.metrics.counters.count(Counter::DeadHandles),
         }
-        self.settle(now);
-    }
-
-    /// A client has sent the head of a request on an HTTP connection. Its body follows with
-    /// [`handle_exchange_body`](Self::handle_exchange_body), also where there is none.
-    ///
-    /// # Errors
-    /// [`AcceptRefused`]: reset the exchange, there is no handle for it.
-    pub fn handle_exchange_opened(
-        &mut self,
-        now: Instant,
-        conn: ConnHandle,
-        request: &http::request::Parts,
-    ) -> Result<ExchangeHandle, AcceptRefused> {
-        let now = self.advance(now);
-        let opened = self.open_exchange(now, conn, request);
-        self.settle(now);
-        opened
-    }
-
-    /// Octets of the body of a client's request; with `end` there are no more.
-    pub fn handle_exchange_body(
-        &mut self,
-        now: Instant,
-        exchange: ExchangeHandle,
-        octets: &[u8],
-        end: bool,
-    ) {
-        let now = self.advance(now);
-        self.exchange_body(now, exchange, octets, end);
-        self.settle(now);
-    }
-
-    /// A client reset its exchange, answered or not.
-    pub fn handle_exchange_reset(&mut self, now: Instant, exchange: ExchangeHandle) {
-        let now = self.advance(now);
-        self.exchange_reset(now, exchange);
-        self.settle(now);
-    }
-
-    /// All of [`Action::Respond`] was handed over: the exchange is over.
-    pub fn handle_exchange_sent(&mut self, now: Instant, exchange: ExchangeHandle) {
-        let now = self.advance(now);
-        self.exchange_sent(now, exchange);
-        self.settle(now);
-    }
-
-    /// An upstream answered an exchange.
-    pub fn handle_exchange_answered(
-        &mut self,
-        now: Instant,
-        exchange: ExchangeHandle,
-        response: &http::Response<Bytes>,
-    ) {
-        let now = self.advance(now);
-        self.exchange_answered(now, exchange, response);
-        self.settle(now);
-    }
-
-    /// An exchange with an upstream failed.
-    pub fn handle_exchange_failed(
-        &mut self,
-        now: Instant,
-        exchange: ExchangeHandle,
-        why: IoFailure,
-    ) {
-        let now = self.advance(now);
-        self.exchange_failed(now, exchange, why);
         self.settle(now);
     }
 

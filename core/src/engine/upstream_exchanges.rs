@@ -4,6 +4,7 @@
 //! breaks are those of every stream (`upstream_streams`); an id stands for each exchange there, and none
 //! is on the wire: the message itself has id 0, so that HTTP caches may work (section 4.1).
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::attempt::Failure;
@@ -18,6 +19,30 @@ use crate::time::Instant;
 use crate::wire::ResponseView;
 
 impl Engine {
+    /// An upstream answered an exchange.
+    pub fn handle_exchange_answered(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        response: &Response<Bytes>,
+    ) {
+        let now = self.advance(now);
+        self.exchange_answered(now, exchange, response);
+        self.settle(now);
+    }
+
+    /// An exchange with an upstream failed.
+    pub fn handle_exchange_failed(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeHandle,
+        why: IoFailure,
+    ) {
+        let now = self.advance(now);
+        self.exchange_failed(now, exchange, why);
+        self.settle(now);
+    }
+
     /// Starts the exchange of the attempt in flight on its connection, which is open.
     pub(super) fn start_exchange(&mut self, fetch: FetchHandle, conn: ConnHandle, id: u16) {
         let mut message = [0; QUERY_OCTETS];
@@ -70,7 +95,7 @@ impl Engine {
         &mut self,
         now: Instant,
         handle: ExchangeHandle,
-        response: &Response<bytes::Bytes>,
+        response: &Response<Bytes>,
     ) {
         let Some(UpstreamExchange { conn, fetch, .. }) = self.end_upstream_exchange(handle) else {
             return;
