@@ -1,12 +1,12 @@
 //! The daemon itself: started from the binary that cargo built, with a configuration file in a
 //! folder of its own, waited for until it is ready, killed by its id when the test is over.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -621,15 +621,20 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// A port of loopback that is free for UDP and TCP at this moment, and is given to nobody else in
-/// this process.
+/// A port that is free for UDP and TCP at this moment, and is given to nobody else in this process: below
+/// those that the system picks for whoever connects, so that it stays free until it is used.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    for _ in 0..100 {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a TCP port");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
-        let is_new = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
-        if is_new && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..1_000 {
+        let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+        // Two runs at once begin at different places.
+        let place = std::process::id().wrapping_mul(7_919).wrapping_add(number) % COUNT;
+        let port = u16::try_from(FIRST + place).expect("below 65536");
+        let is_free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+        if is_free {
             return port;
         }
     }
