@@ -168,7 +168,7 @@ check_load() {
     for i in $(seq 500); do echo "w$i.wild.smoke.example A"; done >>"$work/load-questions"
     load_dnsperf tcp -m tcp -p "$daemon_port"
     load_dnsperf dot -m dot -p "$dot_port"
-    # Not by DoH: dnsperf 2.10 takes one answer from each record of TLS and the next one when something
+    # Not by DoH: dnsperf 2.10 seems to take one answer from each record of TLS and the next one when something
     # else comes, so that it loses what is answered together. h2load takes all.
     local post=(-d "$work/query" -H 'content-type: application/dns-message')
     load_h2load "HTTP/2, 10 connections of 50 streams" -c 10 -m 50 "${post[@]}" "$doh_url"
