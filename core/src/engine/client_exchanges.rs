@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::question::{Client, Desk, Verdict};
+use super::question::{Client, Verdict};
 use super::{
     AcceptRefused, Action, CloseMode, Conn, ConnHandle, Engine, ExchangeHandle, FetchHandle, Out,
     ReplyTo, Transport,
@@ -171,15 +171,7 @@ impl Engine {
         let Some(Exchange::Client(exchange)) = self.exchanges.get_mut(handle) else { return };
         exchange.phase = Phase::Asked;
         let client = Client { address: exchange.client, transport: Transport::Doh };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let desk = Desk {
-            snapshot: &self.snapshot,
-            shared: &self.shared,
-            counters: &self.metrics.counters,
-        };
-        let verdict = desk.decide(now, message, client, &mut scratch);
-        self.scratch = scratch;
-        match verdict {
+        match self.decide_in_scratch(now, message, client) {
             Verdict::Drop => self.refuse_exchange(now, handle, Refusal::BadRequest),
             Verdict::Reply(written) => {
                 let response = doh::answer(&self.scratch[..written.len]);

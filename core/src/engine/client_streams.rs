@@ -170,16 +170,23 @@ impl Engine {
         }
     }
 
-    fn stream_query(&mut self, now: Instant, handle: ConnHandle, client: Client, message: &[u8]) {
-        let mut scratch = std::mem::take(&mut self.scratch);
+    /// Takes a message from a client; a reply goes into the scratch buffer.
+    pub(super) fn decide_in_scratch<'m>(
+        &mut self,
+        now: Instant,
+        message: &'m [u8],
+        client: Client,
+    ) -> Verdict<'m> {
         let desk = Desk {
             snapshot: &self.snapshot,
             shared: &self.shared,
             counters: &self.metrics.counters,
         };
-        let verdict = desk.decide(now, message, client, &mut scratch);
-        self.scratch = scratch;
-        match verdict {
+        desk.decide(now, message, client, &mut self.scratch)
+    }
+
+    fn stream_query(&mut self, now: Instant, handle: ConnHandle, client: Client, message: &[u8]) {
+        match self.decide_in_scratch(now, message, client) {
             // Octets that are no query at all: what follows them cannot be trusted either.
             Verdict::Drop => {
                 if let Some(Conn::Client(conn)) = self.conns.get_mut(handle) {
