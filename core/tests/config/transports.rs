@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use balancedns_core::config::{
-    Alpn, DohTarget, ListenTls, Loaded, Trust, UpstreamProtocol, UpstreamSettings, UpstreamTls,
+    Alpn, DohTarget, ListenTls, Loaded, SubnetPolicy, Trust, UpstreamProtocol, UpstreamSettings,
+    UpstreamTls,
 };
 use balancedns_core::engine::Transport;
+use balancedns_core::wire::PrefixLengths;
 
 use crate::support::{FakeHost, warnings, with};
 
@@ -400,4 +402,31 @@ fn host_names_of_urls_need_somebody_to_look_them_up() {
     let expected = "etc/test.lua:2: upstreams[1].doh_url: \"dns.example.\" has to be looked up";
     assert!(errors.len() == 1 && errors[0].starts_with(expected), "{errors:?}");
     assert_eq!(load(&text).snapshot.routing.bootstrap.len(), 1);
+}
+
+#[test]
+fn what_upstreams_are_told_of_clients_networks() {
+    let policy = |key: &str| {
+        let text = format!(
+            "return {{ upstreams = {{ {{ name = 'u', addr = '192.0.2.1:53', {key} }} }} }}"
+        );
+        let snapshot = load(&text).snapshot;
+        assert_eq!(
+            snapshot.tells_client_subnets,
+            snapshot.upstreams[0].client_subnet != SubnetPolicy::Off
+        );
+        snapshot.upstreams[0].client_subnet
+    };
+    let add = |ipv4, ipv6| SubnetPolicy::Add(PrefixLengths { ipv4, ipv6 });
+    for (key, expected) in [
+        ("", SubnetPolicy::Off),
+        ("ecs = false", SubnetPolicy::Off),
+        ("ecs = 'off'", SubnetPolicy::Off),
+        ("ecs = 'pass'", SubnetPolicy::Pass),
+        ("ecs = 'add'", add(24, 56)),
+        ("ecs = { ipv4_prefix = 20 }", add(20, 56)),
+        ("ecs = { ipv4_prefix = 32, ipv6_prefix = 48 }", add(32, 48)),
+    ] {
+        assert_eq!(policy(key), expected, "{key}");
+    }
 }
