@@ -54,7 +54,10 @@ impl Default for World {
         let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(10);
         Self {
-            engine: Engine::new(EngineConfig { shared, snapshot, metrics, seed }, now),
+            engine: Engine::new(
+                EngineConfig { shared, snapshot, metrics, policy_clock: None, seed },
+                now,
+            ),
             received: ReceiveBatch::new(BATCH_DATAGRAMS, 512),
             transmit: TransmitBatch::new(BATCH_DATAGRAMS, 1232),
             now,

@@ -47,7 +47,7 @@
 //! let shared = Arc::new(Shared::new(&snapshot, seed));
 //! let metrics = shared.worker_metrics(0);
 //! let mut now = Instant::ZERO;
-//! let mut engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, now);
+//! let mut engine = Engine::new(EngineConfig { shared, snapshot, metrics, policy_clock: None, seed }, now);
 //!
 //! // "www.example. A?" arrives at the first listener, over UDP.
 //! let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\0\0\x01\0\x01";

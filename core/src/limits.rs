@@ -157,6 +157,18 @@ pub const EXCHANGES_PER_UPSTREAM_CONN: usize = 100;
 /// HTTP/2 connections to one upstream, per worker: together they carry the default of `max_in_flight`.
 pub const HTTP_CONNS_PER_UPSTREAM: usize = 10;
 
+/// Questions that wait for a plugin's process, per worker.
+pub const PLUGIN_CALLS: usize = 4_096;
+/// Processes of plugins at once, per worker, those included that are being killed.
+pub const PROCESSES: usize = 64;
+/// Octets of what a plugin's process writes: all of it, or one line if it is kept running.
+pub const PROCESS_OUTPUT_OCTETS: usize = 65_536;
+/// Questions that one process that is kept running has at once.
+pub const CALLS_PER_PROCESS: usize = 256;
+
+/// Groups of clients.
+pub const GROUPS: usize = 62;
+
 /// Connections to metrics and health at once; more wait in the backlog.
 pub const ADMIN_CONNS: usize = 128;
 /// Log lines that wait to be written; more are lost.

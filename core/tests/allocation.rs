@@ -112,7 +112,9 @@ impl World {
         let shared = Arc::new(Shared::new(&snapshot, seed));
         let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(10);
-        let config = EngineConfig { shared, snapshot, metrics: Arc::clone(&metrics), seed };
+        let metrics_held = Arc::clone(&metrics);
+        let config =
+            EngineConfig { shared, snapshot, metrics: metrics_held, policy_clock: None, seed };
         Self {
             engine: Engine::new(config, now),
             metrics,

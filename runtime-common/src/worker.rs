@@ -186,7 +186,10 @@ impl<A: Adapter> Worker<A> {
         let settings = &snapshot.listen;
         let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
         let metrics = shared.worker_metrics(index);
-        let engine = Engine::new(EngineConfig { shared, snapshot, metrics, seed }, clock.now());
+        let engine = Engine::new(
+            EngineConfig { shared, snapshot, metrics, policy_clock: None, seed },
+            clock.now(),
+        );
         let mut datagrams = Datagrams::new(clock, udp_size)?;
         let mut streams = Vec::new();
         for (place, listener) in listeners.into_iter().enumerate() {

@@ -209,6 +209,7 @@ impl Machine {
     ) -> Self {
         let metrics = shared.worker_metrics(worker);
         let config = EngineConfig {
+            policy_clock: None,
             shared: Arc::clone(shared),
             snapshot,
             metrics: Arc::clone(&metrics),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use crate::cache::TtlBounds;
 use crate::handle::ListenerId;
-use crate::policy::{Acl, Blocklist, Discovery, Hosts};
+use crate::policy::{
+    Acl, Blocking, Discovery, Groups, Hosts, LocalRecords, PluginSettings, Rebinding,
+};
 use crate::time::Duration;
 use crate::transport::Transport;
 use crate::upstream::Routes;
@@ -26,10 +28,22 @@ pub struct Snapshot {
     pub acl: Acl,
     /// The stages that a question passes, in order.
     pub chain: Vec<Stage>,
+    /// Who gets which lists, plugins and upstreams.
+    pub groups: Arc<Groups>,
     /// Names that are not answered.
-    pub blocklist: Arc<Blocklist>,
+    pub blocking: Arc<Blocking>,
+    /// Records of the configuration.
+    pub local_records: Arc<LocalRecords>,
     /// Names answered from the hosts file, if there is one.
     pub hosts: Option<Arc<Hosts>>,
+    /// Whether other types of a name of the hosts file are forwarded.
+    pub hosts_fallthrough: bool,
+    /// What decides about questions besides.
+    pub plugins: Arc<PluginSettings>,
+    /// Which answers may have private addresses, if that matters.
+    pub rebinding: Option<Arc<Rebinding>>,
+    /// Names of the pools.
+    pub pools: Vec<String>,
     /// Where to forward, in the order of the configuration.
     pub upstreams: Vec<UpstreamSettings>,
     /// Which upstreams serve which zone: indices into `upstreams`.
@@ -157,6 +171,8 @@ pub enum Level {
 pub struct UpstreamSettings {
     /// Its unique name.
     pub name: String,
+    /// Its pool, by the place in the snapshot's list; one that is in none is asked in general.
+    pub pool: Option<u16>,
     /// How it is asked.
     pub protocol: UpstreamProtocol,
     /// Where it is.
@@ -307,6 +323,8 @@ pub struct RoutingSettings {
     /// Name servers that the upstreams' host names are looked up at: those configured, else the
     /// system's. Never one of our own listeners.
     pub bootstrap: Vec<SocketAddr>,
+    /// How often names are replaced by others, by rewriting and by local aliases, for one question.
+    pub rewrite_hops: u32,
     /// Whether special names that no zone routes are answered instead of forwarded (RFC 6761).
     pub special_names: bool,
     /// Whether Firefox is told to leave its own DNS over HTTPS off.

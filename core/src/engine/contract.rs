@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::Event;
 use crate::config::{ListenSocket, UpstreamTls};
 use crate::handle::{ConnHandle, ExchangeHandle, ListenerId, ProcessHandle, SocketHandle};
+use crate::policy::ExecSettings;
 
 /// Where a batch of datagrams came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,19 +330,19 @@ pub enum Action {
     StartProcess {
         /// Its name from now on.
         process: ProcessHandle,
-        /// Place among the snapshot's plugins.
-        plugin: usize,
-        /// Its standard input.
+        /// What is run, and how.
+        command: Arc<ExecSettings>,
+        /// Its standard input, which ends after this unless the process is kept running.
         input: Bytes,
     },
-    /// Write more to a plugin's process.
+    /// Write more to a plugin's process that is kept running.
     FeedProcess {
         /// Which process.
         process: ProcessHandle,
         /// What to write.
         input: Bytes,
     },
-    /// Kill a plugin's process group; then call `handle_process_exited`.
+    /// Kill a plugin's process group; then call `handle_process_exited`, even if that fails.
     KillProcess {
         /// Which process.
         process: ProcessHandle,

@@ -17,8 +17,8 @@ use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::Family;
 use crate::wire::{
-    Asker, ClientEdns, ClientSubnet, Flags, Rcode, ReplyOptions, ResponseView, write_answer,
-    write_rcode,
+    Asker, ClientEdns, ClientSubnet, ErrorNote, Flags, Rcode, ReplyOptions, ResponseView,
+    write_answer, write_rcode,
 };
 
 /// A question being asked upstream.
@@ -340,7 +340,7 @@ impl Engine {
             if matches!(cacheable, Cacheable::For(_)) && self.may_remember(&fetch) {
                 self.remember(now, &fetch.key, rcode, &packed);
             }
-            let error = view.extended_error();
+            let error = view.extended_error().map(ErrorNote::from);
             for waiter in fetch.waiters {
                 let answer = Packed::new(&packed);
                 self.deliver(
@@ -383,6 +383,14 @@ impl Engine {
             | Reason::CachedFailure
             | Reason::Blocked
             | Reason::Hosts
+            | Reason::LocalRecord
+            | Reason::Policy
+            | Reason::PolicyBlocked
+            | Reason::PolicyTruncated
+            | Reason::PolicyDropped
+            | Reason::PolicyFailed
+            | Reason::Rebinding
+            | Reason::TooManyHops
             | Reason::SpecialName
             | Reason::MinimalAny
             | Reason::NotAllowed
@@ -462,7 +470,7 @@ impl Engine {
         out: &mut Out<'_>,
     ) {
         self.deliver(now, waiter, rcode, reason, out, |reply, asker, settings| {
-            write_rcode(reply, asker, settings, rcode, reason.extended_error())
+            write_rcode(reply, asker, settings, rcode, reason.note())
         });
     }
 }

@@ -38,7 +38,7 @@ impl Engine {
 
     pub(super) fn adopt(&mut self, now: Instant, mut snapshot: Arc<Snapshot>) {
         if is_planted(Bug::OldBlocklist) {
-            Arc::make_mut(&mut snapshot).blocklist = Arc::clone(&self.snapshot.blocklist);
+            Arc::make_mut(&mut snapshot).blocking = Arc::clone(&self.snapshot.blocking);
         }
         let still_asked =
             self.targets.first().copied().filter(|_| is_planted(Bug::RemovedUpstreamAsked));
@@ -283,6 +283,7 @@ const BOOTSTRAP: &str = "routing.bootstrap";
 fn bootstrap_settings(server: SocketAddr) -> UpstreamSettings {
     UpstreamSettings {
         name: BOOTSTRAP.to_owned(),
+        pool: None,
         protocol: UpstreamProtocol::Udp,
         addr: UpstreamAddress::Literal(server),
         timeout: Duration::from_secs(2),

@@ -92,6 +92,9 @@ pub struct EngineConfig {
     pub snapshot: Arc<Snapshot>,
     /// Its counters: see [`Shared::worker_metrics`].
     pub metrics: Arc<WorkerMetrics>,
+    /// Measures how long scripts take; without it only their steps are counted, so that the same
+    /// inputs give the same outputs.
+    pub policy_clock: Option<fn() -> Instant>,
     /// All randomness comes from here; no two workers may get the same one.
     pub seed: [u8; 32],
 }

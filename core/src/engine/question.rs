@@ -13,8 +13,8 @@ use crate::limits::{MESSAGE_OCTETS, NAME_OCTETS};
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
 use crate::policy::{
-    Acl, DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, FIREFOX_CANARY, Hosts, HostsAnswer, Reason, fold,
-    special,
+    Acl, BlockSetId, DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, FIREFOX_CANARY, Hosts, HostsAnswer,
+    Reason, fold, special,
 };
 use crate::proxy;
 use crate::time::Instant;
@@ -221,12 +221,10 @@ impl Desk<'_> {
     }
 
     fn blacklist(&self, key: &Key, asker: Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
-        if self.snapshot.blocklist.is_empty() {
-            return None;
-        }
-        self.snapshot.blocklist.matches(key.name())?;
+        let set = self.snapshot.blocking.set(BlockSetId::default())?;
+        set.blocks(key.name())?;
         self.counters.count(Counter::Blocked);
-        let error = Reason::Blocked.extended_error();
+        let error = Reason::Blocked.note();
         let len = write_rcode(reply, &asker, self.settings(), Rcode::REFUSED, error);
         Some((len, Rcode::REFUSED, Reason::Blocked))
     }
@@ -263,7 +261,7 @@ impl Desk<'_> {
             let rcode = answer.rcode();
             let failed = rcode == Rcode::SERVFAIL;
             let reason = if failed { Reason::CachedFailure } else { Reason::Cached };
-            let error = reason.extended_error();
+            let error = reason.note();
             let len = write_answer(reply, &asker, settings, answer, now, error);
             if is_planted(Bug::LetterCaseLost) {
                 let name = asker.question.len().saturating_sub(4);
@@ -366,7 +364,7 @@ impl Desk<'_> {
         reason: Reason,
         reply: &mut [u8],
     ) -> Verdict<'m> {
-        let len = write_rcode(reply, &asker, self.settings(), rcode, reason.extended_error());
+        let len = write_rcode(reply, &asker, self.settings(), rcode, reason.note());
         self.written(len, asker, rcode, reason, reply)
     }
 

@@ -7,15 +7,29 @@
 //! them allocates or fails. Names are looked up in lower-cased uncompressed wire form.
 
 mod acl;
+mod blocking;
 mod blocklist;
 mod discovery;
+mod groups;
 mod hosts;
+mod local_records;
+mod plugin;
 mod reason;
+mod rebinding;
 mod special;
 
 pub use acl::{Acl, fold};
+pub use blocking::{BLOCK_SETS, BlockMode, BlockSet, BlockSetId, Blocked, Blocking, NameList};
 pub use blocklist::{BlockKind, BlockMatch, BlockPatternError, Blocklist, BlocklistBuilder};
 pub use discovery::{DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, Discovery, FIREFOX_CANARY};
+pub use groups::{Group, Groups};
 pub use hosts::{Hosts, HostsAnswer, HostsProblem, HostsWarning};
+pub use local_records::{LocalAnswer, LocalRecords};
+pub use plugin::{
+    Choice, ExecMode, ExecSettings, LuaLimits, LuaVm, OnError, Plugin, PluginKind, PluginSettings,
+    PolicyAction, PolicyError, PolicyQuestion, PolicyVerdict, Program, ScriptError, TtlLimits,
+    decode_json, decode_line, question_json,
+};
 pub use reason::Reason;
+pub use rebinding::Rebinding;
 pub use special::{Special, SpecialContent, special};

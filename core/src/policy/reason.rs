@@ -1,6 +1,6 @@
 //! Why a query ended as it did: one list that feeds the log line, the metric and the extended error.
 
-use crate::wire::ExtendedError;
+use crate::wire::{ErrorNote, ExtendedError};
 
 /// Why a query ended as it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +15,22 @@ pub enum Reason {
     Blocked,
     /// The hosts file has it.
     Hosts,
+    /// The configuration has a record of it.
+    LocalRecord,
+    /// A plugin answered.
+    Policy,
+    /// A plugin blocked it.
+    PolicyBlocked,
+    /// A plugin wants it to be asked over TCP.
+    PolicyTruncated,
+    /// A plugin dropped it.
+    PolicyDropped,
+    /// A plugin failed.
+    PolicyFailed,
+    /// A public name has a private address.
+    Rebinding,
+    /// Names led on to others too often.
+    TooManyHops,
     /// The name is special and stays at home (RFC 6761).
     SpecialName,
     /// ANY gets a minimal answer (RFC 8482).
@@ -53,6 +69,14 @@ impl Reason {
             Self::CachedFailure => "cached_failure",
             Self::Blocked => "blocked",
             Self::Hosts => "hosts",
+            Self::LocalRecord => "local_record",
+            Self::Policy => "policy",
+            Self::PolicyBlocked => "policy_blocked",
+            Self::PolicyTruncated => "policy_truncated",
+            Self::PolicyDropped => "policy_dropped",
+            Self::PolicyFailed => "policy_failed",
+            Self::Rebinding => "rebinding",
+            Self::TooManyHops => "too_many_hops",
             Self::SpecialName => "special_name",
             Self::MinimalAny => "minimal_any",
             Self::NotAllowed => "not_allowed",
@@ -69,6 +93,12 @@ impl Reason {
         }
     }
 
+    /// The extended error, without a text.
+    #[must_use]
+    pub fn note(self) -> Option<ErrorNote<'static>> {
+        self.extended_error().map(ErrorNote::from)
+    }
+
     /// The extended error told to clients that speak EDNS (RFC 8914), if there is something to tell.
     #[must_use]
     pub const fn extended_error(self) -> Option<ExtendedError> {
@@ -76,12 +106,16 @@ impl Reason {
             Self::Forwarded
             | Self::Cached
             | Self::Hosts
+            | Self::LocalRecord
+            | Self::Policy
+            | Self::PolicyTruncated
+            | Self::PolicyDropped
             | Self::SpecialName
             | Self::MinimalAny
             | Self::Malformed
             | Self::BadVersion => None,
             Self::CachedFailure => Some(ExtendedError::CACHED_ERROR),
-            Self::Blocked => Some(ExtendedError::BLOCKED),
+            Self::Blocked | Self::PolicyBlocked | Self::Rebinding => Some(ExtendedError::BLOCKED),
             Self::NotAllowed => Some(ExtendedError::PROHIBITED),
             Self::NotSupported => Some(ExtendedError::NOT_SUPPORTED),
             Self::RecursionNotDesired => Some(ExtendedError::NOT_AUTHORITATIVE),
@@ -89,7 +123,7 @@ impl Reason {
             Self::UpstreamsRefused | Self::UpstreamsUnreachable => {
                 Some(ExtendedError::NETWORK_ERROR)
             }
-            Self::Overload => Some(ExtendedError::OTHER),
+            Self::Overload | Self::PolicyFailed | Self::TooManyHops => Some(ExtendedError::OTHER),
             Self::Stopping => Some(ExtendedError::NOT_READY),
         }
     }
@@ -101,12 +135,20 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Reason; 18] = [
+    const ALL: [Reason; 26] = [
         Reason::Forwarded,
         Reason::Cached,
         Reason::CachedFailure,
         Reason::Blocked,
         Reason::Hosts,
+        Reason::LocalRecord,
+        Reason::Policy,
+        Reason::PolicyBlocked,
+        Reason::PolicyTruncated,
+        Reason::PolicyDropped,
+        Reason::PolicyFailed,
+        Reason::Rebinding,
+        Reason::TooManyHops,
         Reason::SpecialName,
         Reason::MinimalAny,
         Reason::NotAllowed,
@@ -138,6 +180,10 @@ mod tests {
         let expected = [
             (Reason::CachedFailure, 13),
             (Reason::Blocked, 15),
+            (Reason::PolicyBlocked, 15),
+            (Reason::PolicyFailed, 0),
+            (Reason::Rebinding, 15),
+            (Reason::TooManyHops, 0),
             (Reason::NotAllowed, 18),
             (Reason::NotSupported, 21),
             (Reason::RecursionNotDesired, 20),

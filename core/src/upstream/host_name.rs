@@ -175,6 +175,7 @@ mod tests {
     fn host() -> HostName {
         let name = Name::parse("dns.example").expect("a name");
         let settings = UpstreamSettings {
+            pool: None,
             name: "up".to_owned(),
             protocol: UpstreamProtocol::Udp,
             addr: UpstreamAddress::Host { name: name.clone(), port: 53 },

@@ -10,6 +10,7 @@ mod host_name;
 mod ids;
 mod letter_case;
 mod round_trip;
+mod route;
 mod routes;
 mod socket;
 
@@ -18,5 +19,6 @@ pub(crate) use endpoint::Endpoint;
 pub(crate) use host_name::{Family, HostName, RoundEnd};
 pub(crate) use ids::{IdTable, Owner};
 pub(crate) use letter_case::spell;
+pub use route::Route;
 pub use routes::Routes;
 pub(crate) use socket::UpstreamSocket;

@@ -273,6 +273,35 @@ impl ExtendedError {
     pub const INVALID_DATA: Self = Self(24);
 }
 
+/// An extended error with what else is told of it (RFC 8914 section 2).
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ErrorNote<'a> {
+    /// The code.
+    pub error: ExtendedError,
+    /// EXTRA-TEXT; only its first [`EXTRA_TEXT_OCTETS`] are sent.
+    pub text: &'a str,
+}
+
+/// Octets of a text beside an extended error: a path or a URL, in replies that stay small.
+pub const EXTRA_TEXT_OCTETS: usize = 128;
+
+impl<'a> ErrorNote<'a> {
+    /// What is sent of the text.
+    pub(crate) fn sent_text(&self) -> &'a [u8] {
+        let mut end = self.text.len().min(EXTRA_TEXT_OCTETS);
+        while !self.text.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        self.text.as_bytes().get(..end).unwrap_or_default()
+    }
+}
+
+impl From<ExtendedError> for ErrorNote<'static> {
+    fn from(error: ExtendedError) -> Self {
+        Self { error, text: "" }
+    }
+}
+
 /// The number after `prefix`, which is matched in any letter case.
 fn numbered(name: &str, prefix: &str) -> Option<u16> {
     let (head, digits) = name.split_at_checked(prefix.len())?;

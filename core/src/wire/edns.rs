@@ -3,7 +3,7 @@
 //! Which options are sent to whom is not decided here.
 
 use super::client_subnet::ClientSubnet;
-use super::codes::{ExtendedError, Rcode};
+use super::codes::{ErrorNote, Rcode};
 use super::octets::{Reader, Writer};
 use super::record::Record;
 use crate::limits::UDP_PLAIN_OCTETS;
@@ -125,7 +125,7 @@ pub(crate) struct OwnOptions<'a> {
     /// A COOKIE, unless it is empty.
     pub(crate) cookie: &'a [u8],
     pub(crate) keepalive: Option<Keepalive>,
-    pub(crate) error: Option<ExtendedError>,
+    pub(crate) error: Option<ErrorNote<'a>>,
     /// The message is padded to a multiple of so many octets, or to all the room there is.
     pub(crate) block_octets: Option<usize>,
     /// A client's network, and the scope of the answer.
@@ -153,7 +153,10 @@ impl OwnOptions<'_> {
             Some(Keepalive::Wanted) => OPTION_HEADER_OCTETS,
             Some(Keepalive::Idle(_)) => OPTION_HEADER_OCTETS.saturating_add(2),
         };
-        let error = if self.error.is_some() { EXTENDED_ERROR_OCTETS } else { 0 };
+        let error = self
+            .error
+            .as_ref()
+            .map_or(0, |note| EXTENDED_ERROR_OCTETS.saturating_add(note.sent_text().len()));
         let subnet = match &self.subnet {
             None => 0,
             Some((subnet, scope)) => subnet.payload(*scope).1.saturating_add(OPTION_HEADER_OCTETS),
@@ -204,7 +207,11 @@ impl OwnOpt<'_> {
             Some(Keepalive::Idle(time)) => write_option(out, TCP_KEEPALIVE, &time.to_be_bytes())?,
         }
         if let Some(error) = options.error {
-            write_option(out, EXTENDED_ERROR, &error.0.to_be_bytes())?; // the code alone: no text
+            let text = error.sent_text();
+            out.u16(EXTENDED_ERROR)?;
+            out.u16(u16::try_from(text.len()).ok()?.checked_add(2)?)?;
+            out.u16(error.error.0)?;
+            out.put(text)?;
         }
         if let Some(payload) = padding.checked_sub(OPTION_HEADER_OCTETS) {
             // Zeros, as RFC 7830 section 3 wants: the channel hides them.
@@ -224,6 +231,7 @@ fn write_option(out: &mut Writer<'_>, code: u16, payload: &[u8]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ExtendedError;
     use crate::wire::record::read_record;
     use crate::wire::testing::Draft;
 
@@ -286,7 +294,7 @@ mod tests {
         let all = OwnOptions {
             cookie: &[1; 8],
             keepalive: Some(Keepalive::Idle(100)),
-            error: Some(ExtendedError(15)),
+            error: Some(ErrorNote { error: ExtendedError(15), text: "a list" }),
             block_octets: Some(64),
             subnet: None,
         };
@@ -295,9 +303,9 @@ mod tests {
             &[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 41][..],
             &[0, 10, 0, 8, 1, 1, 1, 1, 1, 1, 1, 1],
             &[0, 11, 0, 2, 0, 100],
-            &[0, 15, 0, 2, 0, 15],
-            &[0, 12, 0, 13],
-            &[0; 13],
+            &[0, 15, 0, 8, 0, 15, b'a', b' ', b'l', b'i', b's', b't'],
+            &[0, 12, 0, 7],
+            &[0; 7],
         ];
         assert_eq!(octets[12..], expected.concat());
         let wanted = OwnOptions { keepalive: Some(Keepalive::Wanted), ..OwnOptions::default() };

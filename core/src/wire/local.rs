@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::codes::{ExtendedError, Rcode, RecordClass, RecordType};
+use super::codes::{ErrorNote, Rcode, RecordClass, RecordType};
 use super::header::Flags;
 use super::name::suffixes;
 use super::octets::{LABEL_OCTETS, Reader, Writer};
@@ -105,7 +105,7 @@ pub fn write_local(
     rcode: Rcode,
     answers: &[LocalRecord<'_>],
     authority: &[LocalRecord<'_>],
-    error: Option<ExtendedError>,
+    error: Option<ErrorNote<'_>>,
 ) -> usize {
     let frame = Frame::new(asker, settings, rcode, error);
     let counts = u16::try_from(answers.len()).ok().zip(u16::try_from(authority.len()).ok());
@@ -433,7 +433,7 @@ mod tests {
             let question = question("www.example", RecordType::A);
             let edns = edns.map(|dnssec_ok| ClientEdns { udp_size: 512, dnssec_ok, version: 0 });
             let asker = Asker { edns, limit: 65_535, ..asker(&question) };
-            let error = error.map(ExtendedError);
+            let error = error.map(|code| crate::wire::ExtendedError(code).into());
             let records = vec![address(Owner::Question, 1); count];
             let write = |out: &mut Vec<u8>, asker: &Asker<'_>| {
                 let soa = [local_soa(60)];

@@ -25,7 +25,7 @@ mod response;
 mod upstream_query;
 
 pub use client_subnet::{CLIENT_SUBNET_OCTETS, ClientSubnet, MalformedSubnet, PrefixLengths};
-pub use codes::{ExtendedError, Rcode, RecordClass, RecordType};
+pub use codes::{EXTRA_TEXT_OCTETS, ErrorNote, ExtendedError, Rcode, RecordClass, RecordType};
 pub use cookie::{CLIENT_COOKIE_OCTETS, COOKIE_OCTETS_MAX, Cookie, REPLY_COOKIE_OCTETS};
 pub use edns::{ClientEdns, ClientOptions};
 pub use header::Flags;

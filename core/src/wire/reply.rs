@@ -4,7 +4,7 @@
 //! allocates.
 
 use super::client_subnet::ClientSubnet;
-use super::codes::{ExtendedError, Rcode};
+use super::codes::{ErrorNote, Rcode};
 use super::cookie::REPLY_COOKIE_OCTETS;
 use super::edns::{Keepalive, OwnOpt, OwnOptions, REPLY_BLOCK_OCTETS};
 use super::header::Flags;
@@ -36,7 +36,7 @@ pub struct ReplyOptions {
 }
 
 impl ReplyOptions {
-    fn with_error(&self, error: Option<ExtendedError>) -> OwnOptions<'_> {
+    fn with_error<'a>(&'a self, error: Option<ErrorNote<'a>>) -> OwnOptions<'a> {
         OwnOptions {
             cookie: self.cookie.as_ref().map_or(&[], |cookie| &cookie[..]),
             keepalive: self.keepalive.map(Keepalive::Idle),
@@ -67,7 +67,7 @@ pub fn write_answer(
     settings: ReplySettings,
     answer: Packed<'_>,
     now: Instant,
-    error: Option<ExtendedError>,
+    error: Option<ErrorNote<'_>>,
 ) -> usize {
     if answer.question_octets() != asker.question.len() {
         return write_rcode(out, asker, settings, Rcode::SERVFAIL, error);
@@ -122,7 +122,7 @@ pub fn write_rcode(
     asker: &Asker<'_>,
     settings: ReplySettings,
     rcode: Rcode,
-    error: Option<ExtendedError>,
+    error: Option<ErrorNote<'_>>,
 ) -> usize {
     Frame::new(asker, settings, rcode, error).finish(out, 0, [0; 3], |_| Some(()))
 }
@@ -141,7 +141,7 @@ impl<'a> Frame<'a> {
         asker: &'a Asker<'a>,
         settings: ReplySettings,
         rcode: Rcode,
-        error: Option<ExtendedError>,
+        error: Option<ErrorNote<'a>>,
     ) -> Self {
         let opt = asker.edns.map(|edns| OwnOpt {
             udp_size: settings.udp_size,

@@ -1,5 +1,6 @@
 //! Tests of [`super`] and of `local`: octet for octet, and that what is too long is cut as told.
 
+use crate::wire::ExtendedError;
 use hickory_proto::op::Message;
 use proptest::prelude::*;
 
@@ -47,7 +48,7 @@ fn upstream(flags: u16) -> Draft {
 }
 
 /// The reply `seconds` after the answer came.
-fn answer(asker: &Asker<'_>, packed: &[u8], seconds: u64, error: Option<ExtendedError>) -> Vec<u8> {
+fn answer(asker: &Asker<'_>, packed: &[u8], seconds: u64, error: Option<ErrorNote<'_>>) -> Vec<u8> {
     let mut out = vec![0xff; asker.limit];
     let now = Instant::ZERO + Duration::from_secs(seconds);
     let length = write_answer(&mut out, asker, SETTINGS, Packed::new(packed), now, error);
@@ -74,7 +75,7 @@ fn the_client_gets_its_own_header_and_spelling() {
 fn an_extended_error_needs_an_opt_rfc_8914_section_3() {
     let packed = packed(&upstream(0).address(60));
     let question = question("www.example", RecordType::A);
-    let stale = Some(ExtendedError::STALE_ANSWER);
+    let stale = Some(ErrorNote::from(ExtendedError::STALE_ANSWER));
     let expected = Draft::new(0xabcd, FLAGS).octets(&question).count(0).address(0);
     assert_eq!(answer(&asker(&question, None), &packed, 99, stale), expected.0);
     let expected = expected.opt(1_232, 0x8000, &[0, 15, 0, 2, 0, 3]);
@@ -222,7 +223,7 @@ proptest! {
         let question = question("WWW.example", RecordType::A);
         let edns = edns.map(|dnssec_ok| ClientEdns { dnssec_ok, ..EDNS });
         let asker = Asker { limit, ..asker(&question, edns) };
-        let reply = answer(&asker, &packed(&draft), 7, error.map(ExtendedError));
+        let reply = answer(&asker, &packed(&draft), 7, error.map(|code| ExtendedError(code).into()));
 
         prop_assert!(reply.len() <= limit);
         let message = Message::from_vec(&reply).unwrap();

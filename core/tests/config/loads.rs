@@ -168,7 +168,7 @@ fn defaults_are_those_of_the_contract() {
         snapshot.chain,
         [Stage::Blacklist, Stage::Hosts, Stage::Cache, Stage::Policy, Stage::Upstream]
     );
-    assert!(snapshot.blocklist.is_empty() && snapshot.hosts.is_none());
+    assert!(snapshot.blocking.is_empty() && snapshot.hosts.is_none());
 
     let upstream = &snapshot.upstreams[0];
     assert_eq!((upstream.protocol, upstream.timeout), (UpstreamProtocol::Udp, millis(2_000)));
@@ -414,5 +414,8 @@ fn many_blocked_names_load_quickly_enough() {
         end)() }",
     );
     let host = FakeHost { has_clock: false, ..FakeHost::new() };
-    assert_eq!(host.load(&text).expect("loads").snapshot.blocklist.len(), 50_000);
+    assert_eq!(
+        host.load(&text).expect("loads").snapshot.blocking.sets()[0].lists[0].names.len(),
+        50_000
+    );
 }

@@ -12,6 +12,8 @@ mod policy;
 mod settings;
 mod upstreams;
 
+use std::sync::Arc;
+
 use super::error::{Path, Report};
 use super::reader::Section;
 use super::snapshot::{Snapshot, Stage, SubnetPolicy};
@@ -50,7 +52,7 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     if !looks_up {
         routing.settings.bootstrap.clear(); // nothing to ask them
     }
-    let blocklist = policy::blacklist(top.section("blacklist"));
+    let blocking = policy::blacklist(top.section("blacklist"));
     let hosts = policy::hosts(top.section("hosts"), host, folder, &mut files);
     let cache = settings::cache(top.section("cache"));
     let control = settings::control(top.section("control"));
@@ -69,8 +71,14 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         logging,
         acl,
         chain: routing.chain,
-        blocklist: blocklist.into(),
+        groups: Arc::default(),
+        blocking: blocking.into(),
+        local_records: Arc::default(),
         hosts: hosts.map(Into::into),
+        hosts_fallthrough: false,
+        plugins: Arc::default(),
+        rebinding: None,
+        pools: Vec::new(),
         tells_client_subnets: upstreams
             .settings
             .iter()

@@ -1,5 +1,7 @@
 //! `acl`, `blacklist` and `hosts`: what is decided before anybody is asked.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::super::Host;
@@ -7,7 +9,7 @@ use super::super::reader::{Item, Section};
 use super::super::vm::resolve;
 use super::settings::TTL;
 use super::{address, later};
-use crate::policy::{Acl, BlockPatternError, Blocklist, Hosts};
+use crate::policy::{Acl, BlockPatternError, BlockSet, Blocking, Blocklist, Hosts, NameList};
 
 /// Reads `acl`. An empty list is none: local clients only.
 pub(super) fn acl(top: &mut Section<'_>) -> Acl {
@@ -37,7 +39,7 @@ pub(super) fn networks(entries: &[Item<'_>]) -> Vec<IpNet> {
 }
 
 /// Reads `blacklist`.
-pub(super) fn blacklist(mut section: Section<'_>) -> Blocklist {
+pub(super) fn blacklist(mut section: Section<'_>) -> Blocking {
     const EXPECTED: &str = "a name, or *.name or .name for all names below it";
     let mut builder = Blocklist::builder();
     for entry in section.list("domains", "names") {
@@ -54,7 +56,9 @@ pub(super) fn blacklist(mut section: Section<'_>) -> Blocklist {
     }
     later::check(&mut section, later::BLACKLIST);
     section.finish();
-    builder.build()
+    let list = NameList { name: "blacklist.domains".to_owned(), names: builder.build() };
+    let set = BlockSet { lists: vec![Arc::new(list)], ttl: 60, ..BlockSet::default() };
+    Blocking::new(vec![set], 1)
 }
 
 /// Reads `hosts` and the file it names.

@@ -147,6 +147,7 @@ fn upstream(
     let certified = certified.or(place.as_ref().map(|place| &place.host));
     let settings = UpstreamSettings {
         name: name.to_owned(),
+        pool: None,
         protocol,
         addr: addr.unwrap_or_else(|| UpstreamAddress::Literal(([0, 0, 0, 0], 0).into())),
         timeout: timeout(section),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::harness::{World, query, rcode, reply, snapshot, upstream};
+use super::harness::{World, blocking, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, Stage, UpstreamProtocol};
 use crate::policy::{Blocklist, Hosts};
 
@@ -28,7 +28,7 @@ fn configuration(chain: Vec<Stage>) -> Snapshot {
     with(BLOCKED).for_each(|name| blocklist.insert(&name).expect("a name"));
     let lines: Vec<String> = with(IN_HOSTS).map(|name| format!("192.0.2.99 {name}\n")).collect();
     let mut snapshot = snapshot(vec![upstream("one", UpstreamProtocol::Udp)]);
-    snapshot.blocklist = Arc::new(blocklist.build());
+    snapshot.blocking = blocking(blocklist.build());
     snapshot.hosts = Some(Arc::new(Hosts::parse(&lines.concat(), 60).0));
     snapshot.chain = chain;
     snapshot

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
-use super::harness::{World, error, query, rcode, reply, snapshot, upstream};
+use super::harness::{World, blocking, error, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, Stage, UpstreamProtocol};
 use crate::conn::append_message;
 use crate::engine::question::{Client, Desk, Verdict};
@@ -148,7 +148,7 @@ fn every_kind_of_reply_has_the_cookie() {
     let mut snapshot = one();
     let mut blocked = Blocklist::builder();
     blocked.insert("blocked.example").expect("a name");
-    snapshot.blocklist = std::sync::Arc::new(blocked.build());
+    snapshot.blocking = blocking(blocked.build());
     let cookie = option(COOKIE, MINE);
     let mut world = World::new(snapshot);
     for name in ["blocked.example", "localhost", "a.example", "a.example"] {

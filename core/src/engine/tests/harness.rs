@@ -17,7 +17,7 @@ use crate::engine::{
 };
 use crate::handle::{ConnHandle, ExchangeHandle, SocketHandle};
 use crate::metrics::{Counter, WorkerMetrics};
-use crate::policy::{Acl, Blocklist};
+use crate::policy::{Acl, BlockSet, Blocking, Blocklist, NameList};
 use crate::time::{Duration, Instant};
 use crate::upstream::Routes;
 use crate::wire::Rcode;
@@ -35,6 +35,7 @@ pub(super) fn literal(addr: &str) -> UpstreamAddress {
 
 pub(super) fn upstream(name: &str, protocol: UpstreamProtocol) -> UpstreamSettings {
     UpstreamSettings {
+        pool: None,
         name: name.to_owned(),
         protocol,
         addr: literal("192.0.2.1:53"),
@@ -77,8 +78,14 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
         logging: LoggingSettings { level: Level::Info, log_queries: false },
         acl: Acl::default(),
         chain: vec![Stage::Blacklist, Stage::Hosts, Stage::Cache, Stage::Policy, Stage::Upstream],
-        blocklist: Arc::new(Blocklist::builder().build()),
+        groups: Arc::default(),
+        blocking: Arc::default(),
+        local_records: Arc::default(),
         hosts: None,
+        hosts_fallthrough: false,
+        plugins: Arc::default(),
+        rebinding: None,
+        pools: Vec::new(),
         routes: Routes::new(&vec![Vec::new(); upstreams.len()]),
         upstreams,
         tells_client_subnets: false,
@@ -87,6 +94,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             attempts_max: 8,
             failover_on: vec![Rcode::SERVFAIL, Rcode::REFUSED, Rcode::NOTIMP],
             bootstrap: Vec::new(),
+            rewrite_hops: 4,
             special_names: true,
             firefox_canary: false,
         },
@@ -109,6 +117,13 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
             drain_timeout: Duration::from_secs(5),
         },
     }
+}
+
+/// Everybody's blacklist.
+pub(super) fn blocking(names: Blocklist) -> Arc<Blocking> {
+    let list = NameList { name: "blacklist.domains".to_owned(), names };
+    let set = BlockSet { lists: vec![Arc::new(list)], ttl: 60, ..BlockSet::default() };
+    Arc::new(Blocking::new(vec![set], 1))
 }
 
 /// One engine and what it has done so far.
@@ -161,6 +176,7 @@ impl World {
         let metrics = shared.worker_metrics(0);
         let now = Instant::ZERO + Duration::from_secs(1_000);
         let config = EngineConfig {
+            policy_clock: None,
             shared: Arc::clone(&shared),
             snapshot: Arc::new(snapshot),
             metrics: Arc::clone(&metrics),

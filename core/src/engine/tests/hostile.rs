@@ -187,6 +187,7 @@ fn a_failure_does_not_replace_another_workers_answer() {
     let mut unlucky = World::new(udp(&["one"]));
     let mut lucky = World::new(udp(&["one"]));
     let config = EngineConfig {
+        policy_clock: None,
         shared: Arc::clone(&unlucky.shared),
         snapshot: Arc::new(udp(&["one"])),
         metrics: unlucky.shared.worker_metrics(1),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::harness::{
-    TCP, UDP, World, client, error, id, literal, query, rcode, reply, snapshot, upstream,
+    TCP, UDP, World, blocking, client, error, id, literal, query, rcode, reply, snapshot, upstream,
 };
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{Snapshot, UpstreamProtocol};
@@ -129,7 +129,7 @@ fn a_reload_brings_its_own_blacklist() {
         let mut builder = Blocklist::builder();
         builder.insert(name).expect("a name");
         let mut snapshot = one();
-        snapshot.blocklist = Arc::new(builder.build());
+        snapshot.blocking = blocking(builder.build());
         snapshot
     };
     let mut world = World::new(blocking("old.example"));

@@ -2,7 +2,7 @@
 
 use hickory_proto::op::Message;
 
-use super::harness::{World, query, reply, snapshot, upstream};
+use super::harness::{World, blocking, query, reply, snapshot, upstream};
 use crate::config::{Snapshot, UpstreamProtocol};
 use crate::metrics::Counter;
 use crate::upstream::Routes;
@@ -294,7 +294,7 @@ fn earlier_stages_come_first() {
     snapshot.hosts = Some(std::sync::Arc::new(hosts));
     let mut blocklist = crate::policy::Blocklist::builder();
     blocklist.insert("*.test").expect("a pattern");
-    snapshot.blocklist = std::sync::Arc::new(blocklist.build());
+    snapshot.blocking = blocking(blocklist.build());
     let mut world = World::new(snapshot);
     for name in ["nas.local", "localhost"] {
         let expected = format!("{name}. 60 A 192.0.2.9");
