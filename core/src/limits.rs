@@ -166,6 +166,11 @@ pub const PROCESS_OUTPUT_OCTETS: usize = 65_536;
 /// Questions that one process that is kept running has at once.
 pub const CALLS_PER_PROCESS: usize = 256;
 
+/// Time for which a plugin that has failed too often is not asked.
+pub const PLUGIN_DISABLED: Duration = Duration::from_secs(30);
+/// Events of plugins that wait to be reported.
+pub const PLUGIN_NEWS: usize = 64;
+
 /// Groups of clients.
 pub const GROUPS: usize = 62;
 

@@ -65,6 +65,22 @@ bugs! {
         "An answer that is replaced in the cache stays in the account of octets.";
     AttemptsMaxOverStream "attempts-max-over-stream" "S11, S16",
         "Asking again over TCP does not count against `attempts_max`.";
+    MarksNeverRenewed "marks-never-renewed" "S7",
+        "What an answer in the cache leads to is not checked again when the lists have changed.";
+    LeadsUnchecked "leads-unchecked" "S7",
+        "What an answer leads to is not checked against the lists.";
+    ChoiceIgnored "choice-ignored" "S15",
+        "The pool or upstream that a plugin has chosen is not the one that is asked.";
+    PluginNeverDisabled "plugin-never-disabled" "S25",
+        "A plugin is asked again however often it has failed.";
+    PolicyFailsOpen "policy-fails-open" "S25",
+        "A question whose plugin has failed goes on, whatever `on_error` says.";
+    PluginDeadlineIgnored "plugin-deadline-ignored" "S2, S26",
+        "A plugin's process may take any time.";
+    ProcessLeaked "process-leaked" "S17",
+        "A process that has ended badly keeps its place.";
+    AliasLost "alias-lost" "S4, S5",
+        "The answer to a rewritten question lacks the CNAME that leads to it.";
     GenerationIgnored "generation-ignored" "S1, S18, S22",
         "An event for what has ended reaches whoever has its slot now.";
     EarlyTimeoutActs "early-timeout-acts" "S20",

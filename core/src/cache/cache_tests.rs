@@ -18,7 +18,16 @@ fn at(seconds: u64) -> Instant {
 fn key(number: usize) -> Key {
     let hash = KeyedState::new((3, 4));
     let name = wire(&format!("n{number}.example"));
-    Key::new(&hash, &name, RecordType::TXT, RecordClass::IN, false, false, None)
+    Key::new(
+        &hash,
+        &name,
+        RecordType::TXT,
+        RecordClass::IN,
+        false,
+        false,
+        None,
+        crate::upstream::Route::General,
+    )
 }
 
 /// An answer of a minute whose one record has this RDATA, packed at zero.

@@ -1,30 +1,38 @@
 //! What an answer is found by: built on the stack, hashed once per query.
 //!
-//! `hash (8) | flags | class | type | scope length, scope | lower-cased name`. DO and CD are part
+//! `hash (8) | flags | class | type | scope length, scope | route | lower-cased name`. DO and CD are part
 //! of it since answers differ by them (RFC 4035 sections 3.2.1 and 3.2.2), and so is the client
-//! subnet that an answer is for (RFC 7871 section 7.3.1).
+//! subnet that an answer is for (RFC 7871 section 7.3.1). The route is there only if it is not the
+//! general one: other upstreams may answer otherwise.
 
 use std::fmt;
 
 use crate::hash::KeyedState;
 use crate::limits::NAME_OCTETS;
 use crate::planted::{Bug, is_planted};
+use crate::upstream::Route;
 use crate::wire::{DisplayName, RecordClass, RecordType};
 
 /// Octets before the scope: hash, flags, class, type, length of the scope.
 const FIXED_OCTETS: usize = 14;
+/// Where the flags stand.
+const FLAGS_AT: usize = 8;
 /// Where the scope's length stands.
 const SCOPE_LENGTH_AT: usize = 13;
 /// Octets of the longest scope: family, prefix length, an IPv6 address.
 const SCOPE_OCTETS: usize = 19;
+/// Octets of a route: its kind and its place.
+const ROUTE_OCTETS: usize = 3;
 /// Octets of the longest key.
-pub const KEY_OCTETS: usize = 288;
-const _: () = assert!(KEY_OCTETS == FIXED_OCTETS + SCOPE_OCTETS + NAME_OCTETS);
+pub const KEY_OCTETS: usize = 291;
+const _: () = assert!(KEY_OCTETS == FIXED_OCTETS + SCOPE_OCTETS + ROUTE_OCTETS + NAME_OCTETS);
 
 /// The bit for DO.
 const DNSSEC_OK: u8 = 1;
 /// The bit for CD.
 const CHECKING_DISABLED: u8 = 2;
+/// The bit for a route that is not the general one.
+const ROUTED: u8 = 4;
 
 /// The EDNS Client Subnet prefix that an answer is for (RFC 7871 section 6).
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -53,6 +61,7 @@ impl Key {
     /// If `name` is longer than 255 octets or the scope's address longer than 16: the views let no
     /// such thing through.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the key")]
     pub fn new(
         hash: &KeyedState,
         name: &[u8],
@@ -61,10 +70,12 @@ impl Key {
         dnssec_ok: bool,
         checking_disabled: bool,
         scope: Option<Scope<'_>>,
+        route: Route,
     ) -> Self {
         let dnssec_ok = dnssec_ok && !is_planted(Bug::DnssecOkNotInKey);
         let flags = if dnssec_ok { DNSSEC_OK } else { 0 }
-            | if checking_disabled { CHECKING_DISABLED } else { 0 };
+            | if checking_disabled { CHECKING_DISABLED } else { 0 }
+            | if route == Route::General { 0 } else { ROUTED };
         let mut builder = Builder { octets: [0; KEY_OCTETS], len: 8 };
         builder.put(&[flags]);
         builder.put(&record_class.0.to_be_bytes());
@@ -80,6 +91,15 @@ impl Key {
                 builder.put(&[scope.prefix_length]);
                 builder.put(scope.address);
             }
+        }
+        let (kind, place) = match route {
+            Route::General => (None, 0),
+            Route::Pool(place) => (Some(0), place),
+            Route::Upstream(place) => (Some(1), place),
+        };
+        if let Some(kind) = kind {
+            let [high, low] = place.to_be_bytes();
+            builder.put(&[kind, high, low]);
         }
         // The octets of lengths stay what they are: 63 at most, while letters start at 65.
         builder.put(name).make_ascii_lowercase();
@@ -102,7 +122,10 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> &[u8] {
         let scope = self.octets.get(SCOPE_LENGTH_AT).map_or(0, |&octets| usize::from(octets));
-        self.as_bytes().get(FIXED_OCTETS.saturating_add(scope)..).unwrap_or_default()
+        let is_routed = self.octets.get(FLAGS_AT).is_some_and(|flags| flags & ROUTED != 0);
+        let route = if is_routed { ROUTE_OCTETS } else { 0 };
+        let before = FIXED_OCTETS.saturating_add(scope).saturating_add(route);
+        self.as_bytes().get(before..).unwrap_or_default()
     }
 }
 
@@ -167,7 +190,16 @@ mod tests {
     const SUBNET: Scope<'_> = Scope { family: 1, prefix_length: 24, address: &[192, 0, 2] };
 
     fn key(name: &str) -> Key {
-        Key::new(&HASH, &wire(name), RecordType::A, RecordClass::IN, false, false, None)
+        Key::new(
+            &HASH,
+            &wire(name),
+            RecordType::A,
+            RecordClass::IN,
+            false,
+            false,
+            None,
+            Route::General,
+        )
     }
 
     #[test]
@@ -182,15 +214,19 @@ mod tests {
     #[test]
     fn everything_else_makes_a_difference() {
         let name = wire("a");
+        let general = Route::General;
         let new = |record_type, class, dnssec_ok, checking_disabled, scope| {
-            Key::new(&HASH, &name, record_type, class, dnssec_ok, checking_disabled, scope)
+            Key::new(&HASH, &name, record_type, class, dnssec_ok, checking_disabled, scope, general)
+        };
+        let routed = |route| {
+            Key::new(&HASH, &name, RecordType::A, RecordClass::IN, false, false, None, route)
         };
         let (a, inet) = (RecordType::A, RecordClass::IN);
         let keys = [
-            new(a, inet, false, false, None),
-            new(RecordType(65), inet, false, false, None),
-            new(RecordType(97), inet, false, false, None),
-            new(a, RecordClass::CH, false, false, None),
+            new(a, inet, false, false, None, Route::General),
+            new(RecordType(65), inet, false, false, None, Route::General),
+            new(RecordType(97), inet, false, false, None, Route::General),
+            new(a, RecordClass::CH, false, false, None, Route::General),
             new(a, inet, true, false, None),
             new(a, inet, false, true, None),
             new(a, inet, true, true, None),
@@ -199,6 +235,10 @@ mod tests {
             new(a, inet, false, false, Some(Scope { prefix_length: 23, ..SUBNET })),
             new(a, inet, false, false, Some(Scope { address: &[192, 0, 3], ..SUBNET })),
             new(a, inet, false, false, Some(Scope { prefix_length: 0, address: &[], ..SUBNET })),
+            routed(Route::Pool(0)),
+            routed(Route::Pool(1)),
+            routed(Route::Upstream(0)),
+            routed(Route::Upstream(256)),
         ];
         for (at, one) in keys.iter().enumerate() {
             assert_eq!(one.name(), name);
@@ -215,7 +255,16 @@ mod tests {
         assert_eq!(one.as_bytes()[..8], one.hash().to_le_bytes());
         let other = KeyedState::new((1, 3));
         let name = wire("example");
-        let other = Key::new(&other, &name, RecordType::A, RecordClass::IN, false, false, None);
+        let other = Key::new(
+            &other,
+            &name,
+            RecordType::A,
+            RecordClass::IN,
+            false,
+            false,
+            None,
+            Route::General,
+        );
         assert_ne!(one.hash(), other.hash());
         assert_eq!(one.as_bytes()[8..], other.as_bytes()[8..]);
     }
@@ -226,7 +275,8 @@ mod tests {
         let name = [&label[..], &label, &label, &[61], &[b'Z'; 61], &[0]].concat();
         let scope = Scope { family: 2, prefix_length: 128, address: &[7; 16] };
         let (record_type, class) = (RecordType(u16::MAX), RecordClass(u16::MAX));
-        let key = Key::new(&HASH, &name, record_type, class, true, true, Some(scope));
+        let key =
+            Key::new(&HASH, &name, record_type, class, true, true, Some(scope), Route::Pool(7));
         assert_eq!(key.as_bytes().len(), KEY_OCTETS);
         assert_eq!(key.name(), name.to_ascii_lowercase());
     }

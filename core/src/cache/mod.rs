@@ -13,7 +13,7 @@ mod ttl;
 use std::sync::{Mutex, MutexGuard};
 
 pub use key::{KEY_OCTETS, Key, Scope};
-pub use packed::{Cacheable, NotCacheable, PackError, Packed, pack};
+pub use packed::{Cacheable, Marks, NotCacheable, PackError, Packed, pack, set_marks};
 use shard::Shard;
 pub use ttl::TtlBounds;
 
@@ -76,6 +76,11 @@ impl Cache {
             shard.insert(key.as_bytes(), packed);
             shard.demote(key.as_bytes());
         }
+    }
+
+    /// Marks an answer, if it is still the one that came then.
+    pub fn mark(&self, key: &Key, stored_at: Instant, marks: Marks) {
+        self.shard(key).mark(key.as_bytes(), stored_at, marks);
     }
 
     /// Forgets an answer; tells whether there was one.

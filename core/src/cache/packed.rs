@@ -16,9 +16,13 @@ use crate::planted::{Bug, is_planted};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Rcode, Reader, Record, ResponseKind, ResponseView, read_record};
 
-/// Octets of the head: two instants, rcode, flags, question's length, three counts, length of the
-/// records without the additional ones.
-const HEAD_OCTETS: usize = 8 + 8 + 7 * 2;
+/// Octets of the head: two instants, marks, and eight numbers: rcode, flags, question's length, three
+/// counts, length of the records without the additional ones, what the marks were made by.
+const HEAD_OCTETS: usize = 8 + 8 + 8 + 8 * 2;
+/// Where the marks stand.
+const MARKS_AT: usize = 16;
+/// Where it stands what they were made by.
+const CHECKED_BY_AT: usize = HEAD_OCTETS - 2;
 /// Flag of an answer with AD set.
 const AUTHENTIC: u16 = 1;
 /// Flag of an answer with TC set.
@@ -141,7 +145,7 @@ fn write(
     let truncated = if view.truncated() { TRUNCATED } else { 0 };
     let short = |octets: usize| u16::try_from(octets).expect("a message has 65535 octets at most");
     let [answers, authorities, additionals] = counts;
-    let instants = [now.as_nanos(), expires_at.as_nanos()];
+    let instants = [now.as_nanos(), expires_at.as_nanos(), 0];
     let numbers = [
         meaning.rcode.0,
         authentic | truncated,
@@ -150,6 +154,7 @@ fn write(
         authorities,
         additionals,
         short(essential),
+        0,
     ];
     let head = instants
         .into_iter()
@@ -249,12 +254,36 @@ fn cacheable(
     }
 }
 
+/// For whom an answer is blocked, for what its records lead to.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// A bit for each that blocks it.
+    pub bits: u64,
+    /// Which rules were asked: marks made by others say nothing.
+    pub checked_by: u16,
+}
+
+/// Marks a packed answer.
+///
+/// # Panics
+///
+/// If the octets are not from [`pack`].
+pub fn set_marks(packed: &mut [u8], marks: Marks) {
+    let mut put = |at: usize, octets: &[u8]| {
+        let place = packed.get_mut(at..at.saturating_add(octets.len()));
+        place.expect("packed answers have a whole head").copy_from_slice(octets);
+    };
+    put(MARKS_AT, &marks.bits.to_be_bytes());
+    put(CHECKED_BY_AT, &marks.checked_by.to_be_bytes());
+}
+
 /// A packed answer, borrowed.
 #[derive(Copy, Clone, Debug)]
 pub struct Packed<'a> {
     bytes: &'a [u8],
     stored_at: Instant,
     expires_at: Instant,
+    marks: Marks,
     rcode: Rcode,
     flags: u16,
     question_octets: usize,
@@ -279,11 +308,13 @@ impl<'a> Packed<'a> {
         let mut reader = Reader::new(bytes);
         let stored_at = Instant::from_nanos(reader.u64()?);
         let expires_at = Instant::from_nanos(reader.u64()?);
+        let marks = reader.u64()?;
         let rcode = Rcode(reader.u16()?);
         let flags = reader.u16()?;
         let question_octets = usize::from(reader.u16()?);
         let counts = [reader.u16()?, reader.u16()?, reader.u16()?];
         let essential = usize::from(reader.u16()?);
+        let checked_by = reader.u16()?;
         let records = counts.into_iter().map(usize::from).fold(0, usize::saturating_add);
         let ttl_offsets = reader.take(records.saturating_mul(2))?;
         let body = reader.rest();
@@ -291,6 +322,7 @@ impl<'a> Packed<'a> {
             bytes,
             stored_at,
             expires_at,
+            marks: Marks { bits: marks, checked_by },
             rcode,
             flags,
             question_octets,
@@ -317,6 +349,12 @@ impl<'a> Packed<'a> {
     #[must_use]
     pub fn is_fresh(&self, now: Instant) -> bool {
         now < self.expires_at
+    }
+
+    /// For whom it is blocked.
+    #[must_use]
+    pub const fn marks(&self) -> Marks {
+        self.marks
     }
 
     /// Its rcode.

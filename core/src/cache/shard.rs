@@ -7,9 +7,10 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
-use super::packed::Packed;
+use super::packed::{Marks, Packed, set_marks};
 use crate::hash::Prehashed;
 use crate::planted::{Bug, is_planted};
+use crate::time::Instant;
 
 /// Less than any entry's octets: bounds the table that is allocated up front.
 const ENTRY_OCTETS_MIN: usize = 32;
@@ -71,6 +72,17 @@ impl Shard {
         }
         self.bytes = self.bytes.saturating_add(octets);
         self.table.put(entry, ());
+    }
+
+    /// Marks an answer, if it came at this time; it becomes the most recently used.
+    pub(super) fn mark(&mut self, key: &[u8], stored_at: Instant, marks: Marks) {
+        let Some((entry, ())) = self.table.get_key_value(key) else { return };
+        if Packed::new(entry.packed()).stored_at() != stored_at {
+            return;
+        }
+        let mut packed = entry.packed().to_vec();
+        set_marks(&mut packed, marks);
+        self.insert(key, &packed);
     }
 
     /// Makes an answer the least recently used, and so the first to be evicted.

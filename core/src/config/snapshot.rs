@@ -12,7 +12,7 @@ use crate::policy::{
 };
 use crate::time::Duration;
 use crate::transport::Transport;
-use crate::upstream::Routes;
+use crate::upstream::{Route, Routes};
 use crate::wire::{Name, PrefixLengths, Rcode};
 
 /// One generation of the configuration.
@@ -56,6 +56,20 @@ pub struct Snapshot {
     pub cache: CacheSettings,
     /// Restarts and stopping.
     pub control: ControlSettings,
+}
+
+impl Snapshot {
+    /// Whether an upstream, by its place, may be asked on a route.
+    #[must_use]
+    pub fn serves(&self, place: usize, route: Route) -> bool {
+        match route {
+            Route::General => self.upstreams.get(place).is_some_and(|one| one.pool.is_none()),
+            Route::Pool(pool) => {
+                self.upstreams.get(place).is_some_and(|one| one.pool == Some(pool))
+            }
+            Route::Upstream(one) => place == usize::from(one),
+        }
+    }
 }
 
 /// A stage of the chain.

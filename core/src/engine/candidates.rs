@@ -8,15 +8,16 @@ use std::cmp::Reverse;
 use super::fetch::Candidate;
 use super::{Engine, Target};
 use crate::limits::CANDIDATES;
+use crate::upstream::Route;
 
 impl Engine {
     /// Whom to ask for a name, in order, and how many of them are of the longest matching zone.
-    pub(super) fn candidates(&self, name: &[u8]) -> (Vec<Candidate>, usize) {
+    pub(super) fn candidates(&self, name: &[u8], route: Route) -> (Vec<Candidate>, usize) {
         let mut candidates = Vec::new();
         let mut of_best_zone = 0;
         for of_zone in self.snapshot.routes.candidates(name) {
             let start = candidates.len();
-            for upstream in of_zone {
+            for upstream in of_zone.iter().filter(|place| self.snapshot.serves(**place, route)) {
                 match self.targets.get(*upstream).copied() {
                     None => {} // everything was closed already
                     Some(Target::Endpoint(place)) => candidates.push(Candidate::Endpoint(place)),

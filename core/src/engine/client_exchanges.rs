@@ -180,7 +180,15 @@ impl Engine {
             }
             Verdict::Forward(forward) => {
                 let reply_to = ReplyTo::Exchange(handle);
-                self.forward(now, forward, client, reply_to, &mut Out(None));
+                self.forward(now, forward, client, reply_to, now, &mut Out(None));
+            }
+            Verdict::Suspend(forward, plugin) => {
+                let reply_to = ReplyTo::Exchange(handle);
+                self.suspend(now, forward, plugin, client, reply_to, now, &mut Out(None));
+            }
+            Verdict::Ignore => {
+                self.metrics.counters.count(Counter::DroppedPolicy);
+                self.refuse_exchange(now, handle, Refusal::Forbidden);
             }
         }
     }
@@ -209,6 +217,14 @@ impl Engine {
         self.respond(now, handle, response);
         self.update_exchanges(now, name);
         true
+    }
+
+    /// Tells a client that its question gets no answer.
+    pub(super) fn ignore_exchange(&mut self, now: Instant, handle: ExchangeHandle) {
+        let Some(Exchange::Client(exchange)) = self.exchanges.get(handle) else { return };
+        let conn = exchange.conn;
+        self.refuse_exchange(now, handle, Refusal::Forbidden);
+        self.update_exchanges(now, conn);
     }
 
     fn refuse_exchange(&mut self, now: Instant, handle: ExchangeHandle, refusal: Refusal) {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::question::{Client, Desk, Verdict};
+use super::question::{Client, Verdict, count_reply};
 use super::shared::Standing;
 use super::{
     AcceptRefused, Accepted, Action, CloseMode, Conn, Counted, Due, Engine, Established,
@@ -170,19 +170,19 @@ impl Engine {
         }
     }
 
-    /// Takes a message from a client; a reply goes into the scratch buffer.
+    /// Takes a message from a client; a reply goes into the scratch buffer, and is counted.
     pub(super) fn decide_in_scratch<'m>(
         &mut self,
         now: Instant,
         message: &'m [u8],
         client: Client,
     ) -> Verdict<'m> {
-        let desk = Desk {
-            snapshot: &self.snapshot,
-            shared: &self.shared,
-            counters: &self.metrics.counters,
-        };
-        desk.decide(now, message, client, &mut self.scratch)
+        let (mut desk, scratch) = self.desk();
+        let verdict = desk.decide(now, message, client, scratch);
+        if let Verdict::Reply(written) = &verdict {
+            count_reply(desk.counters, written.rcode, &scratch[..written.len]);
+        }
+        verdict
     }
 
     fn stream_query(&mut self, now: Instant, handle: ConnHandle, client: Client, message: &[u8]) {
@@ -203,8 +203,16 @@ impl Engine {
                     conn.in_flight += 1;
                 }
                 let reply_to = ReplyTo::Stream(handle);
-                self.forward(now, forward, client, reply_to, &mut Out(None));
+                self.forward(now, forward, client, reply_to, now, &mut Out(None));
             }
+            Verdict::Suspend(forward, plugin) => {
+                if let Some(Conn::Client(conn)) = self.conns.get_mut(handle) {
+                    conn.in_flight += 1;
+                }
+                let reply_to = ReplyTo::Stream(handle);
+                self.suspend(now, forward, plugin, client, reply_to, now, &mut Out(None));
+            }
+            Verdict::Ignore => self.metrics.counters.count(Counter::DroppedPolicy),
         }
     }
 
@@ -236,6 +244,13 @@ impl Engine {
         self.append_answer(handle, len);
         self.update_client(now, handle);
         true
+    }
+
+    /// A query that was waited for gets no answer.
+    pub(super) fn ignore_on_stream(&mut self, now: Instant, handle: ConnHandle) {
+        let Some(Conn::Client(conn)) = self.conns.get_mut(handle) else { return };
+        conn.in_flight -= 1;
+        self.update_client(now, handle);
     }
 
     fn append_answer(&mut self, handle: ConnHandle, len: usize) {

@@ -231,6 +231,10 @@ pub struct Sizes {
     pub upstream_conns: usize,
     /// HTTP exchanges, of clients and with upstreams.
     pub exchanges: usize,
+    /// Processes of plugins.
+    pub processes: usize,
+    /// Clients' queries that wait for one of them.
+    pub suspended: usize,
     /// Timers that are set.
     pub timers: usize,
 }

@@ -46,28 +46,12 @@ impl Engine {
                     slot.commit(via, len);
                 } else {
                     let len = write(&mut self.scratch, &asker, settings);
-                    count_reply(counters, rcode, &self.scratch[..len]);
-                    let bytes = self.scratch[..len].into();
-                    self.send_late(now, via, bytes);
+                    self.hand_over(now, waiter.reply_to, rcode, len);
                 }
             }
-            ReplyTo::Stream(conn) => {
+            ReplyTo::Stream(_) | ReplyTo::Exchange(_) => {
                 let len = write(&mut self.scratch, &asker, settings);
-                if self.answer_stream(now, conn, len) {
-                    if !is_planted(Bug::StreamReplyUncounted) {
-                        count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
-                    }
-                } else {
-                    self.metrics.counters.count(Counter::DroppedClientGone);
-                }
-            }
-            ReplyTo::Exchange(exchange) => {
-                let len = write(&mut self.scratch, &asker, settings);
-                if self.answer_exchange(now, exchange, len) {
-                    count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
-                } else {
-                    self.metrics.counters.count(Counter::DroppedClientGone);
-                }
+                self.hand_over(now, waiter.reply_to, rcode, len);
             }
         }
         if is_planted(Bug::ReplyTwice)
@@ -79,12 +63,42 @@ impl Engine {
         self.log_query(now, waiter.client, &asker, rcode, reason, waiter.arrived);
     }
 
+    /// Sends the reply in the scratch buffer to whoever has waited for it, and counts it.
+    pub(super) fn hand_over(&mut self, now: Instant, reply_to: ReplyTo, rcode: Rcode, len: usize) {
+        let taken = match reply_to {
+            ReplyTo::Datagram(via) => {
+                let bytes = self.scratch[..len].into();
+                self.send_late(now, via, bytes);
+                true
+            }
+            ReplyTo::Stream(conn) => self.answer_stream(now, conn, len),
+            ReplyTo::Exchange(exchange) => self.answer_exchange(now, exchange, len),
+        };
+        let uncounted =
+            is_planted(Bug::StreamReplyUncounted) && matches!(reply_to, ReplyTo::Stream(_));
+        if !taken {
+            self.metrics.counters.count(Counter::DroppedClientGone);
+        } else if !uncounted {
+            count_reply(&self.metrics.counters, rcode, &self.scratch[..len]);
+        }
+    }
+
+    /// A client that has waited gets no reply.
+    pub(super) fn ignore(&mut self, now: Instant, reply_to: ReplyTo) {
+        self.metrics.counters.count(Counter::DroppedPolicy);
+        match reply_to {
+            ReplyTo::Datagram(_) => {}
+            ReplyTo::Stream(conn) => self.ignore_on_stream(now, conn),
+            ReplyTo::Exchange(exchange) => self.ignore_exchange(now, exchange),
+        }
+    }
+
     /// Logs a query that was answered at once, if queries are logged.
     pub(super) fn log_written(&mut self, now: Instant, client: Client, written: &Written<'_>) {
         self.log_query(now, client, &written.asker, written.rcode, written.reason, now);
     }
 
-    fn log_query(
+    pub(super) fn log_query(
         &mut self,
         now: Instant,
         client: Client,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{IoFailure, Transport};
 use crate::config::Level;
-use crate::limits::{CASE_LOST_FOR, EVENTS_PER_KIND, EVENTS_WINDOW};
+use crate::limits::{CASE_LOST_FOR, EVENTS_PER_KIND, EVENTS_WINDOW, PLUGIN_DISABLED};
 use crate::policy::Reason;
 use crate::time::{Duration, Instant};
 use crate::wire::{DisplayName, Rcode, RecordType};
@@ -73,6 +73,32 @@ pub enum Event {
         /// The upstream's name.
         upstream: String,
     },
+    /// A plugin's call failed.
+    PluginFailed {
+        /// The plugin's name.
+        plugin: String,
+        /// Why.
+        error: String,
+    },
+    /// A plugin has failed so often that it is not asked for a while.
+    PluginDisabled {
+        /// The plugin's name.
+        plugin: String,
+        /// Failures in a row.
+        failures: u32,
+    },
+    /// A plugin that was disabled has answered.
+    PluginEnabled {
+        /// The plugin's name.
+        plugin: String,
+    },
+    /// A plugin's process that is kept running has ended.
+    PluginEnded {
+        /// The plugin's name.
+        plugin: String,
+        /// How.
+        how: String,
+    },
     /// A bound was reached and something was shed.
     LimitReached {
         /// Which bound of the table, by name.
@@ -107,7 +133,7 @@ pub struct QueryRecord {
 }
 
 /// How many kinds of events there are.
-const KINDS: usize = 10;
+const KINDS: usize = 14;
 
 impl Event {
     /// The stable name.
@@ -122,6 +148,10 @@ impl Event {
             Self::HostFound { .. } => "host_found",
             Self::HostNotFound { .. } => "host_not_found",
             Self::UpstreamSpoofed { .. } => "upstream_spoofed",
+            Self::PluginFailed { .. } => "plugin_failed",
+            Self::PluginDisabled { .. } => "plugin_disabled",
+            Self::PluginEnabled { .. } => "plugin_enabled",
+            Self::PluginEnded { .. } => "plugin_ended",
             Self::LimitReached { .. } => "limit_reached",
             Self::Suppressed { .. } => "suppressed",
         }
@@ -134,11 +164,15 @@ impl Event {
             Self::Query(_)
             | Self::UpstreamAnswers { .. }
             | Self::UpstreamIgnoresCase { .. }
-            | Self::HostFound { .. } => Level::Info,
+            | Self::HostFound { .. }
+            | Self::PluginEnabled { .. } => Level::Info,
             Self::UpstreamFailed { .. }
             | Self::UpstreamHttpStatus { .. }
             | Self::HostNotFound { .. }
             | Self::UpstreamSpoofed { .. }
+            | Self::PluginFailed { .. }
+            | Self::PluginDisabled { .. }
+            | Self::PluginEnded { .. }
             | Self::LimitReached { .. }
             | Self::Suppressed { .. } => Level::Warn,
         }
@@ -156,6 +190,10 @@ impl Event {
             Self::HostFound { .. } => 7,
             Self::HostNotFound { .. } => 8,
             Self::UpstreamHttpStatus { .. } => 9,
+            Self::PluginFailed { .. } => 10,
+            Self::PluginDisabled { .. } => 11,
+            Self::PluginEnabled { .. } => 12,
+            Self::PluginEnded { .. } => 13,
         }
     }
 }
@@ -208,6 +246,16 @@ impl fmt::Display for Event {
                     "upstream {upstream}: {host} could not be looked up again; still asked: "
                 )?;
                 list(f, known)
+            }
+            Self::PluginFailed { plugin, error } => write!(f, "plugin {plugin}: {error}"),
+            Self::PluginDisabled { plugin, failures } => write!(
+                f,
+                "plugin {plugin} has failed {failures} times in a row; it is not asked for {} s",
+                PLUGIN_DISABLED.as_secs()
+            ),
+            Self::PluginEnabled { plugin } => write!(f, "plugin {plugin} answers again"),
+            Self::PluginEnded { plugin, how } => {
+                write!(f, "plugin {plugin}: its process {how}")
             }
             Self::UpstreamSpoofed { upstream } => write!(
                 f,

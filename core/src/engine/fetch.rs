@@ -4,15 +4,18 @@
 //! case, size and transport, or its client has gone and that is counted. Fetches of our own have no
 //! waiters: they look whether an endpoint is back, or look up an upstream's address.
 
+use super::chain::{refused_as, write_refused_lead};
+use super::detour::Detour;
+use super::leads::{marks_of, question};
 use super::question::{Client, Forward};
 use super::{Due, Engine, FetchHandle, Out, ReplyTo};
-use crate::cache::{Cacheable, Key, Packed, pack};
+use crate::cache::{Cacheable, Key, Packed, TtlBounds, pack, set_marks};
 use crate::config::Stage;
 use crate::handle::{ConnHandle, HostHandle, SocketHandle};
 use crate::limits::{LOOKUP_SENDS, WAITERS, WAITERS_PER_FETCH};
 use crate::metrics::Counter;
 use crate::planted::{Bug, is_planted};
-use crate::policy::Reason;
+use crate::policy::{Reason, TtlLimits};
 use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::Family;
@@ -35,6 +38,8 @@ pub(super) struct Fetch {
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
     pub(super) waiters: Vec<Waiter>,
+    /// What a plugin wants of the TTLs that are remembered.
+    ttl: TtlLimits,
     /// Who may still be asked, in order.
     pub(super) candidates: Vec<Candidate>,
     /// Which of them is being asked.
@@ -176,10 +181,18 @@ pub(super) struct Waiter {
     limit: usize,
     options: ReplyOptions,
     pub(super) arrived: Instant,
+    /// How its answer differs from what is found; `None` if it does not.
+    detour: Option<Box<Detour>>,
 }
 
 impl Waiter {
-    fn new(asker: &Asker<'_>, client: Client, reply_to: ReplyTo, now: Instant) -> Self {
+    pub(super) fn new(
+        asker: &Asker<'_>,
+        client: Client,
+        reply_to: ReplyTo,
+        arrived: Instant,
+        detour: Option<Box<Detour>>,
+    ) -> Self {
         Self {
             client,
             reply_to,
@@ -189,7 +202,8 @@ impl Waiter {
             edns: asker.edns,
             limit: asker.limit,
             options: asker.options,
-            arrived: now,
+            arrived,
+            detour,
         }
     }
 
@@ -213,9 +227,13 @@ impl Engine {
         forward: Forward<'_>,
         client: Client,
         reply_to: ReplyTo,
+        arrived: Instant,
         out: &mut Out<'_>,
     ) {
-        let waiter = Waiter::new(&forward.asker, client, reply_to, now);
+        let Forward { asker, course } = forward;
+        let ttl = course.detour.ttl;
+        let detour = (!course.detour.is_none()).then(|| Box::new(course.detour));
+        let waiter = Waiter::new(&asker, client, reply_to, arrived, detour);
         if self.has_stopped() {
             return self.shed(now, waiter, Reason::Stopping, out);
         }
@@ -223,9 +241,9 @@ impl Engine {
             self.report_limit(now, Counter::LimitWaiters, "waiters");
             return self.shed(now, waiter, Reason::Overload, out);
         }
-        if let Some(handle) = self.by_key.get(&forward.key.hash()).copied()
+        if let Some(handle) = self.by_key.get(&course.key.hash()).copied()
             && let Some(fetch) = self.fetches.get_mut(handle)
-            && fetch.key == forward.key
+            && fetch.key == course.key
             && !is_planted(Bug::CoalescingMissed)
         {
             if fetch.waiters.len() < WAITERS_PER_FETCH {
@@ -238,7 +256,7 @@ impl Engine {
             }
             return;
         }
-        let (candidates, of_best_zone) = self.candidates(forward.key.name());
+        let (candidates, of_best_zone) = self.candidates(course.key.name(), course.route);
         if candidates.is_empty() {
             return self.shed(now, waiter, Reason::NoRoute, out);
         }
@@ -247,20 +265,22 @@ impl Engine {
             return self.shed(now, waiter, Reason::Overload, out);
         }
         let asked = Asked {
-            question: question_of(&forward.key, forward.asker.question),
-            key: forward.key,
-            subnet: forward.subnet,
-            dnssec_ok: forward.dnssec_ok,
-            checking_disabled: forward.checking_disabled,
+            question: question(course.key.name(), course.record_type).into(),
+            key: course.key,
+            subnet: course.subnet,
+            dnssec_ok: course.dnssec_ok,
+            checking_disabled: course.checking_disabled,
         };
         self.probe_who_is_down(now, &asked, &candidates[..of_best_zone], out);
         let hash = asked.key.hash();
-        let deadline = now + self.snapshot.routing.deadline;
+        let deadline = arrived + self.snapshot.routing.deadline;
         let Some(handle) = self.start_fetch(now, Purpose::Clients, asked, candidates, deadline)
         else {
             return self.shed(now, waiter, Reason::Overload, out); // a probe has taken the last place
         };
-        self.fetches.get_mut(handle).expect("just started").waiters.push(waiter);
+        let fetch = self.fetches.get_mut(handle).expect("just started");
+        fetch.waiters.push(waiter);
+        fetch.ttl = ttl;
         self.waiters += 1;
         self.by_key.entry(hash).or_insert(handle);
         self.next_attempt(now, handle, out);
@@ -285,6 +305,7 @@ impl Engine {
             dnssec_ok: asked.dnssec_ok,
             checking_disabled: asked.checking_disabled,
             waiters: Vec::new(),
+            ttl: TtlLimits::default(),
             candidates,
             cursor: 0,
             all_asked: false,
@@ -328,7 +349,8 @@ impl Engine {
             }
         }
         let mut packed = std::mem::take(&mut self.packed);
-        let Ok(cacheable) = pack(view, &self.snapshot.cache.ttl, now, &mut packed) else {
+        let bounds = self.bounds_of(handle);
+        let Ok(cacheable) = pack(view, &bounds, now, &mut packed) else {
             self.packed = packed;
             return false;
         };
@@ -336,27 +358,90 @@ impl Engine {
             if is_planted(Bug::WaiterForgotten) && fetch.waiters.len() > 1 {
                 fetch.waiters.pop();
             }
+            let marks = self.rules.check(&self.snapshot, fetch.key.name(), view);
+            set_marks(&mut packed, marks);
             let rcode = view.rcode();
             if matches!(cacheable, Cacheable::For(_)) && self.may_remember(&fetch) {
                 self.remember(now, &fetch.key, rcode, &packed);
             }
-            let error = view.extended_error().map(ErrorNote::from);
-            for waiter in fetch.waiters {
-                let answer = Packed::new(&packed);
-                self.deliver(
-                    now,
-                    waiter,
-                    rcode,
-                    Reason::Forwarded,
-                    out,
-                    |reply, asker, settings| {
-                        write_answer(reply, asker, settings, answer, now, error)
-                    },
-                );
+            for waiter in std::mem::take(&mut fetch.waiters) {
+                self.deliver_answer(now, waiter, view, &packed, out);
             }
         }
         self.packed = packed;
         true
+    }
+
+    /// The bounds of the TTLs in an answer. What a plugin wants of them is remembered with the answer
+    /// only where it is not asked about what was remembered.
+    fn bounds_of(&self, handle: FetchHandle) -> TtlBounds {
+        let configured = self.snapshot.cache.ttl;
+        let limits = self.fetches.get(handle).map(|fetch| fetch.ttl).unwrap_or_default();
+        let place = |wanted| self.snapshot.chain.iter().position(|stage| *stage == wanted);
+        if limits.is_none() || place(Stage::Policy) < place(Stage::Cache) {
+            return configured;
+        }
+        TtlBounds {
+            min_seconds: limits.clamp(configured.min_seconds),
+            max_seconds: limits.clamp(configured.max_seconds),
+            negative_max_seconds: limits.clamp(configured.negative_max_seconds),
+            ..configured
+        }
+    }
+
+    /// Gives a waiter what an upstream has answered, as far as it may have it.
+    fn deliver_answer(
+        &mut self,
+        now: Instant,
+        waiter: Waiter,
+        view: &ResponseView<'_>,
+        packed: &[u8],
+        out: &mut Out<'_>,
+    ) {
+        let answer = Packed::new(packed);
+        let bits = answer.marks().bits;
+        let snapshot = Arc::clone(&self.snapshot);
+        let group = snapshot.groups.of(waiter.client.address.ip());
+        if bits & marks_of(group.block_set) != 0 {
+            let metrics = Arc::clone(&self.metrics);
+            let write = |reply: &mut [u8], asker: &Asker<'_>, _: ReplySettings| {
+                write_refused_lead(
+                    &snapshot,
+                    group,
+                    &metrics.counters,
+                    bits,
+                    Some(view),
+                    asker,
+                    reply,
+                )
+            };
+            let (rcode, reason) = refused_as(&snapshot, group, bits);
+            return self.deliver(now, waiter, rcode, reason, out, |reply, asker, settings| {
+                write(reply, asker, settings).0
+            });
+        }
+        let error = view.extended_error().map(ErrorNote::from);
+        let (rcode, reason) = (view.rcode(), Reason::Forwarded);
+        let is_answer = matches!(rcode, Rcode::NOERROR | Rcode::NXDOMAIN);
+        let detour = waiter.detour.clone().unwrap_or_default();
+        if detour.is_direct() || !is_answer || is_planted(Bug::AliasLost) {
+            return self.deliver(now, waiter, rcode, reason, out, |reply, asker, settings| {
+                let len = write_answer(reply, asker, settings, answer, now, error);
+                if !detour.ttl.is_none() {
+                    limit_ttls(&mut reply[..len], asker, answer, detour.ttl);
+                }
+                len
+            });
+        }
+        let Some(packed) = detour.repack(waiter.asker().question, answer, now) else {
+            return self.deliver_rcode(now, waiter, Rcode::SERVFAIL, Reason::TooManyHops, out);
+        };
+        let answer = Packed::new(&packed);
+        self.deliver(now, waiter, rcode, reason, out, |reply, asker, settings| {
+            let len = write_answer(reply, asker, settings, answer, now, error);
+            limit_ttls(&mut reply[..len], asker, answer, detour.ttl);
+            len
+        });
     }
 
     /// No upstream has an answer: everybody gets an rcode with the reason.
@@ -457,11 +542,11 @@ impl Engine {
     }
 
     /// A query that gets no fetch.
-    fn shed(&mut self, now: Instant, waiter: Waiter, reason: Reason, out: &mut Out<'_>) {
+    pub(super) fn shed(&mut self, now: Instant, waiter: Waiter, reason: Reason, out: &mut Out<'_>) {
         self.deliver_rcode(now, waiter, Rcode::SERVFAIL, reason, out);
     }
 
-    fn deliver_rcode(
+    pub(super) fn deliver_rcode(
         &mut self,
         now: Instant,
         waiter: Waiter,
@@ -484,10 +569,4 @@ pub(super) struct Asked {
     pub(super) subnet: Option<ClientSubnet>,
     pub(super) dnssec_ok: bool,
     pub(super) checking_disabled: bool,
-}
-
-/// The question as it is asked upstream: the key's lower-case name, the asker's type and class.
-fn question_of(key: &Key, asked: &[u8]) -> Box<[u8]> {
-    let type_and_class = asked.last_chunk::<4>().expect("a parsed question ends with both");
-    [key.name(), type_and_class].concat().into()
 }

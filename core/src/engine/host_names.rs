@@ -22,7 +22,7 @@ use crate::limits::{CANDIDATES, LOOKUP_DEADLINE};
 use crate::metrics::Counter;
 use crate::policy::fold;
 use crate::time::Instant;
-use crate::upstream::{Family, HostName, RoundEnd};
+use crate::upstream::{Family, HostName, RoundEnd, Route};
 use crate::wire::{Name, Rcode, RecordClass, ResponseView};
 
 /// CNAMEs followed towards an address, as resolvers commonly do.
@@ -53,8 +53,16 @@ impl Engine {
     fn address_question(&self, name: &Name, family: Family) -> Asked {
         let wire = name.as_wire();
         let record_type = family.record_type();
-        let key =
-            Key::new(&self.shared.hash, wire, record_type, RecordClass::IN, false, false, None);
+        let key = Key::new(
+            &self.shared.hash,
+            wire,
+            record_type,
+            RecordClass::IN,
+            false,
+            false,
+            None,
+            Route::General,
+        );
         let [high, low] = record_type.0.to_be_bytes();
         let [class_high, class_low] = RecordClass::IN.0.to_be_bytes();
         let question = [key.name(), &[high, low, class_high, class_low]].concat().into();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fetch::{Candidate, Fetch, Purpose};
+use super::leads::Rules;
 use super::{Action, Conn, Due, Engine, ListenerId, Out, Target};
 use crate::config::{Snapshot, SubnetPolicy, UpstreamAddress, UpstreamProtocol, UpstreamSettings};
 use crate::handle::{ConnHandle, FetchKind, Slab, SocketHandle};
@@ -20,6 +21,8 @@ use crate::wire::Rcode;
 #[derive(Debug)]
 pub(super) struct Drain {
     pub(super) timer: TimerId,
+    /// The time for it is over.
+    over: bool,
     /// [`Action::Stopped`] was given out.
     stopped: bool,
 }
@@ -31,7 +34,9 @@ impl Engine {
     pub fn handle_reload(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         let now = self.advance(now);
         if !self.has_stopped() {
+            let changed = self.plugins.adopt(&snapshot.plugins);
             self.adopt(now, snapshot);
+            self.begin_calls_again(now, changed);
         }
         self.settle(now);
     }
@@ -43,6 +48,8 @@ impl Engine {
         let still_asked =
             self.targets.first().copied().filter(|_| is_planted(Bug::RemovedUpstreamAsked));
         self.generation += 1;
+        let rules = self.shared.rules_number(&snapshot);
+        self.rules = Rules::new(&snapshot, rules);
         self.by_key.clear(); // a new question must not join a fetch of the old configuration
         let previous = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
         let mut named = Named::default();
@@ -178,7 +185,7 @@ impl Engine {
         }
         let timer = self.timers.allocate(Due::Drain);
         self.timers.set(timer, now + self.snapshot.control.drain_timeout);
-        self.drain = Some(Drain { timer, stopped: false });
+        self.drain = Some(Drain { timer, over: false, stopped: false });
         for index in 0..self.snapshot.listen.sockets.len() {
             let index = u16::try_from(index).expect("listeners are counted in u16");
             self.actions.push_back(Action::CloseListener { listener: ListenerId(index) });
@@ -191,9 +198,13 @@ impl Engine {
 
     /// Time is up: whoever still waits is told so.
     pub(super) fn drain_is_over(&mut self, now: Instant) {
+        self.end_calls(now);
         for fetch in self.fetches.handles() {
             let (rcode, reason) = (Rcode::SERVFAIL, Reason::Stopping);
             self.finish_with_failure(now, fetch, rcode, reason, &mut Out(None));
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.over = true;
         }
         if is_planted(Bug::DrainWaitsForIdle) {
             return;
@@ -213,11 +224,20 @@ impl Engine {
         let drain = self.drain.as_ref()?;
         let timer = drain.timer;
         let is_asked = |fetch: &Fetch| fetch.purpose == Purpose::Clients;
-        let busy = self.fetches.iter().any(|(_, fetch)| is_asked(fetch))
+        let busy = self.suspended > 0
+            || self.fetches.iter().any(|(_, fetch)| is_asked(fetch))
             || !self.outbox.is_empty()
             || self.conns.iter().any(|(_, conn)| matches!(conn, Conn::Client(_)));
-        if busy || drain.stopped {
+        let (over, stopped) = (drain.over, drain.stopped);
+        if busy || stopped {
             return None;
+        }
+        self.kill_processes();
+        if over {
+            self.forget_processes(); // their ends are awaited no longer than anything else
+        }
+        if !self.processes.is_empty() {
+            return self.actions.pop_front();
         }
         let mut open = self.sockets.len() + self.conns.len() + self.hosts.len();
         if open > 0 {

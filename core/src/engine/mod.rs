@@ -26,16 +26,23 @@
 
 mod attempt;
 mod audit;
+mod calls;
 mod candidates;
+mod chain;
 mod client_exchanges;
 mod client_streams;
 mod contract;
+mod course;
 mod deliver;
+mod detour;
 mod event;
 mod fetch;
 mod health;
 mod host_names;
+mod leads;
 mod lifecycle;
+mod plugins;
+mod policy;
 mod question;
 mod reply_options;
 mod shared;
@@ -46,11 +53,13 @@ mod upstream_edns;
 mod upstream_exchanges;
 mod upstream_streams;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use audit::{Audit, Disagreement};
+use calls::{Kept, Process};
+use chain::Desk;
 use client_exchanges::Exchange;
 pub use contract::{
     Accepted, Action, AdminAnswer, AdminCall, CallId, CloseMode, Closed, Established, IoFailure,
@@ -60,8 +69,10 @@ use deliver::{Late, Out};
 use event::EventGate;
 pub use event::{Event, QueryRecord};
 use fetch::{Candidate, Fetch};
+use leads::Rules;
 use lifecycle::Drain;
-use question::{Client, Desk, Verdict};
+use plugins::Plugins;
+use question::{Client, Verdict, count_reply};
 pub(crate) use shared::Counted;
 pub use shared::Shared;
 
@@ -124,6 +135,8 @@ pub enum TimerKind {
     Conn,
     /// The TTL of an upstream's host name.
     Host,
+    /// A plugin's process.
+    Process,
     /// The end of stopping.
     Drain,
 }
@@ -144,6 +157,7 @@ enum Due {
     Socket(SocketHandle),
     Conn(ConnHandle),
     Host(HostHandle),
+    Process(ProcessHandle),
     Drain,
 }
 
@@ -191,6 +205,16 @@ pub struct Engine {
     conns: Slab<handle::Conn, Conn>,
     /// HTTP exchanges on them.
     exchanges: Slab<handle::Exchange, Exchange>,
+    /// Scripts, and how all plugins stand.
+    plugins: Plugins,
+    /// How answers are checked for what they lead to.
+    rules: Rules,
+    /// Processes of plugins, those that are being killed included.
+    processes: Slab<handle::Process, Process>,
+    /// Clients' queries that wait for one of them.
+    suspended: usize,
+    /// Those that are kept running, by the plugin's place.
+    kept: BTreeMap<usize, Kept>,
     /// Octets of answers that clients' connections hold.
     unsent_octets: usize,
     outbox: VecDeque<Late>,
@@ -229,6 +253,11 @@ impl Engine {
             sockets: Slab::new(limits::SOCKETS),
             conns: Slab::new(limits::CONNS),
             exchanges: Slab::new(limits::EXCHANGES),
+            plugins: Plugins::new(&config.snapshot.plugins, config.policy_clock),
+            rules: Rules::new(&config.snapshot, 0),
+            processes: Slab::new(limits::PROCESSES),
+            suspended: 0,
+            kept: BTreeMap::new(),
             unsent_octets: 0,
             outbox: VecDeque::new(),
             actions: VecDeque::new(),
@@ -286,19 +315,17 @@ impl Engine {
         message: &[u8],
         transmit: &mut TransmitBatch,
     ) {
-        let desk = Desk {
-            snapshot: &self.snapshot,
-            shared: &self.shared,
-            counters: &self.metrics.counters,
-        };
         let verdict = if let Some(mut slot) = transmit.reserve() {
-            let verdict = desk.decide(now, message, client, slot.buffer());
+            let (mut desk, _) = self.desk();
+            let reply = slot.buffer();
+            let verdict = desk.decide(now, message, client, reply);
             if let Verdict::Reply(written) = &verdict {
+                count_reply(desk.counters, written.rcode, &reply[..written.len]);
                 slot.commit(via, written.len);
             }
             verdict
         } else {
-            let verdict = desk.decide(now, message, client, &mut self.scratch);
+            let verdict = self.decide_in_scratch(now, message, client);
             if let Verdict::Reply(written) = &verdict {
                 let bytes = self.scratch[..written.len].into();
                 self.send_late(now, via, bytes);
@@ -307,6 +334,7 @@ impl Engine {
         };
         match verdict {
             Verdict::Drop => {}
+            Verdict::Ignore => self.metrics.counters.count(Counter::DroppedPolicy),
             Verdict::Reply(written) => self.log_written(now, client, &written),
             Verdict::Forward(forward) => {
                 let mut via = via;
@@ -316,9 +344,26 @@ impl Engine {
                     *source = None;
                 }
                 let reply_to = ReplyTo::Datagram(via);
-                self.forward(now, forward, client, reply_to, &mut Out(Some(transmit)));
+                self.forward(now, forward, client, reply_to, now, &mut Out(Some(transmit)));
+            }
+            Verdict::Suspend(forward, plugin) => {
+                let reply_to = ReplyTo::Datagram(via);
+                let mut out = Out(Some(transmit));
+                self.suspend(now, forward, plugin, client, reply_to, now, &mut out);
             }
         }
+    }
+
+    /// What deciding about a question needs, and room for a reply.
+    fn desk(&mut self) -> (Desk<'_>, &mut [u8]) {
+        let desk = Desk {
+            snapshot: &self.snapshot,
+            shared: &self.shared,
+            counters: &self.metrics.counters,
+            plugins: &mut self.plugins,
+            rules: self.rules,
+        };
+        (desk, &mut self.scratch)
     }
 
     /// A UDP socket that was asked for is open.
@@ -419,13 +464,22 @@ impl Engine {
     }
 
     /// A plugin's process wrote something.
-    pub fn handle_process_bytes(&mut self, now: Instant, _: ProcessHandle, _bytes: &[u8]) {
-        self.dead_handle(now);
+    pub fn handle_process_bytes(&mut self, now: Instant, process: ProcessHandle, bytes: &[u8]) {
+        let now = self.advance(now);
+        self.process_bytes(now, process, bytes);
+        self.settle(now);
     }
 
-    /// A plugin's process has ended.
-    pub fn handle_process_exited(&mut self, now: Instant, _: ProcessHandle, _how: ProcessExit) {
-        self.dead_handle(now);
+    /// A plugin's process has ended, or could not be started.
+    pub fn handle_process_exited(
+        &mut self,
+        now: Instant,
+        process: ProcessHandle,
+        how: ProcessExit,
+    ) {
+        let now = self.advance(now);
+        self.process_exited(now, process, how);
+        self.settle(now);
     }
 
     /// An operator asks something of this worker.
@@ -453,6 +507,7 @@ impl Engine {
                     None => {}
                 },
                 Due::Host(host) => self.look_up(now, host, &mut Out(None)),
+                Due::Process(process) => self.process_due(now, process),
                 Due::Drain => self.drain_is_over(now),
             }
         }
@@ -488,6 +543,7 @@ impl Engine {
             Due::Socket(_) => TimerKind::Socket,
             Due::Conn(_) => TimerKind::Conn,
             Due::Host(_) => TimerKind::Host,
+            Due::Process(_) => TimerKind::Process,
             Due::Drain => TimerKind::Drain,
         };
         Some((at, kind))
@@ -505,6 +561,8 @@ impl Engine {
             client_conns,
             upstream_conns: self.conns.len() - client_conns,
             exchanges: self.exchanges.len(),
+            processes: self.processes.len(),
+            suspended: self.suspended,
             timers: self.timers.len(),
         }
     }
@@ -535,6 +593,9 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         while let Some(conn) = self.resumed.pop_front() {
             self.client_resumed(now, conn);
+        }
+        for event in std::mem::take(&mut self.plugins.news) {
+            self.report(now, event);
         }
     }
 

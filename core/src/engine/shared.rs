@@ -9,6 +9,7 @@ use crate::config::{ListenSettings, Snapshot};
 use crate::hash::{KeyedState, Map};
 use crate::limits::STRANGERS_SHARE;
 use crate::metrics::WorkerMetrics;
+use crate::policy::{Blocking, Rebinding};
 use crate::rng::Stream;
 use crate::wire::CookieSecret;
 
@@ -24,6 +25,14 @@ pub struct Shared {
     pub(crate) cookies: CookieSecret,
     clients: Mutex<ClientConns>,
     workers: Mutex<Vec<Arc<WorkerMetrics>>>,
+    rules: Mutex<Rules>,
+}
+
+/// By which rules answers in the cache are marked as blocked.
+#[derive(Debug, Default)]
+struct Rules {
+    latest: Option<(Arc<Blocking>, Option<Arc<Rebinding>>)>,
+    number: u16,
 }
 
 /// How many stream connections clients hold.
@@ -85,6 +94,7 @@ impl Shared {
                 by_network: Map::with_hasher(networks),
             }),
             workers: Mutex::default(),
+            rules: Mutex::default(),
         }
     }
 
@@ -103,6 +113,26 @@ impl Shared {
     #[must_use]
     pub fn all_metrics(&self) -> Vec<Arc<WorkerMetrics>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The number of a configuration's rules about what answers may lead to; never 0. Snapshots that
+    /// share their rules have the same number, whichever worker asks.
+    pub(super) fn rules_number(&self, snapshot: &Snapshot) -> u16 {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let rebinding = snapshot.rebinding.as_ref();
+        let is_latest = rules.latest.as_ref().is_some_and(|(blocking, guard)| {
+            Arc::ptr_eq(blocking, &snapshot.blocking)
+                && match (guard, rebinding) {
+                    (None, None) => true,
+                    (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                    (None, Some(_)) | (Some(_), None) => false,
+                }
+        });
+        if !is_latest {
+            rules.latest = Some((Arc::clone(&snapshot.blocking), rebinding.map(Arc::clone)));
+            rules.number = rules.number.checked_add(1).unwrap_or(1);
+        }
+        rules.number
     }
 
     /// Clients' stream connections now.

@@ -32,7 +32,7 @@ pub use header::Flags;
 pub use local::{LocalData, LocalRecord, Owner, local_soa, local_zone_soa, write_local};
 pub use name::{DisplayName, Name, NameError, suffixes};
 pub use query::{Asker, QueryView, Rejected};
-pub use reply::{ReplyOptions, ReplySettings, write_answer, write_rcode};
+pub use reply::{ReplyOptions, ReplySettings, write_answer, write_rcode, write_truncated};
 pub use response::{MalformedResponse, ResponseKind, ResponseView};
 pub use upstream_query::{UPSTREAM_OPT_OCTETS, UpstreamEdns, write_query};
 
@@ -41,6 +41,7 @@ pub(crate) use edns::KEEPALIVE_UNIT;
 pub(crate) use name::labels;
 pub(crate) use octets::Reader;
 pub(crate) use record::{Record, read_record};
+pub(crate) use reply::limit_ttls;
 
 #[cfg(test)]
 pub(crate) mod testing;

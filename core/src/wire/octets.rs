@@ -85,6 +85,32 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Passes over a name that may be compressed and writes it out without compression, in lower case;
+    /// gives its length.
+    pub(crate) fn expand_name(&mut self, out: &mut [u8; NAME_OCTETS]) -> Option<usize> {
+        let mut reader = *self;
+        self.skip_name()?; // so that the walk below comes to an end
+        let mut length = 0usize;
+        loop {
+            let octet = reader.u8()?;
+            if octet & POINTER_BITS == POINTER_BITS {
+                let low = reader.u8()?;
+                let target = u16::from_be_bytes([octet & !POINTER_BITS, low]);
+                reader = Self::at(self.message, usize::from(target))?;
+                continue;
+            }
+            let end = length.checked_add(usize::from(octet))?.checked_add(1)?;
+            let (place, label) = out.get_mut(length..end)?.split_first_mut()?;
+            *place = octet;
+            label.copy_from_slice(reader.take(usize::from(octet))?);
+            label.make_ascii_lowercase();
+            length = end;
+            if octet == 0 {
+                return Some(length);
+            }
+        }
+    }
+
     /// Passes over a name that may be compressed, after having checked all of it: labels, length
     /// and that each pointer goes to somewhere before the part of the name that it ends. A name has
     /// at most 127 labels; more pointers than that only cost time.

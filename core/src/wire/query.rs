@@ -40,6 +40,14 @@ pub struct Asker<'a> {
     pub options: ReplyOptions,
 }
 
+impl<'a> Asker<'a> {
+    /// The name asked for, as it was sent; empty if none could be read.
+    #[must_use]
+    pub fn name(&self) -> &'a [u8] {
+        self.question.split_last_chunk::<4>().map_or(&[], |(name, _)| name)
+    }
+}
+
 /// What to do about a message that is no [`QueryView`].
 #[derive(Copy, Clone, Debug)]
 pub enum Rejected<'a> {

@@ -8,10 +8,11 @@ use super::codes::{ErrorNote, Rcode};
 use super::cookie::REPLY_COOKIE_OCTETS;
 use super::edns::{Keepalive, OwnOpt, OwnOptions, REPLY_BLOCK_OCTETS};
 use super::header::Flags;
-use super::octets::Writer;
+use super::octets::{Reader, Writer};
 use super::query::Asker;
 use crate::cache::Packed;
 use crate::planted::{Bug, is_planted};
+use crate::policy::TtlLimits;
 use crate::time::Instant;
 
 /// What replies need of the configuration.
@@ -108,6 +109,26 @@ pub fn write_answer(
     })
 }
 
+/// Bounds the TTLs of an answer's records in a reply that [`write_answer`] has just written for this
+/// asker.
+pub(crate) fn limit_ttls(
+    reply: &mut [u8],
+    asker: &Asker<'_>,
+    answer: Packed<'_>,
+    limits: TtlLimits,
+) {
+    let mut counts = Reader::at(reply, 6);
+    let counted = (0..3).filter_map(|_| counts.as_mut()?.u16()).map(usize::from).sum::<usize>();
+    let records = counted.saturating_sub(usize::from(asker.edns.is_some())); // OPT has no TTL
+    let start = crate::limits::HEADER_OCTETS.saturating_add(asker.question.len());
+    for offset in answer.ttl_offsets().take(records) {
+        let place = reply.get_mut(start.saturating_add(offset)..);
+        if let Some(ttl) = place.and_then(<[u8]>::first_chunk_mut::<4>) {
+            *ttl = limits.clamp(u32::from_be_bytes(*ttl)).to_be_bytes();
+        }
+    }
+}
+
 /// The records that are sent.
 struct Part<'a> {
     counts: [u16; 3],
@@ -125,6 +146,13 @@ pub fn write_rcode(
     error: Option<ErrorNote<'_>>,
 ) -> usize {
     Frame::new(asker, settings, rcode, error).finish(out, 0, [0; 3], |_| Some(()))
+}
+
+/// Writes a reply without records and with TC, so that the client asks again over TCP; its length, 0
+/// if `out` or the limit is too small.
+#[must_use]
+pub fn write_truncated(out: &mut [u8], asker: &Asker<'_>, settings: ReplySettings) -> usize {
+    Frame::new(asker, settings, Rcode::NOERROR, None).finish(out, Flags::TC, [0; 3], |_| Some(()))
 }
 
 /// What is around the records of a reply.

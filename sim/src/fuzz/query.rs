@@ -142,7 +142,16 @@ fn assert_asked_again(view: &QueryView<'_>) {
 
     let key = |name: &[u8]| {
         let hash = KeyedState::new((1, 2));
-        Key::new(&hash, name, view.record_type(), view.record_class(), false, true, None)
+        Key::new(
+            &hash,
+            name,
+            view.record_type(),
+            view.record_class(),
+            false,
+            true,
+            None,
+            balancedns_core::upstream::Route::General,
+        )
     };
     let (upper, lower) = (view.name().to_ascii_uppercase(), view.name().to_ascii_lowercase());
     assert!(key(view.name()) == key(&upper));

@@ -167,6 +167,21 @@ pub struct TtlLimits {
     pub max: u32,
 }
 
+impl TtlLimits {
+    /// A TTL within them.
+    #[must_use]
+    pub const fn clamp(self, ttl: u32) -> u32 {
+        let raised = if ttl < self.min { self.min } else { ttl };
+        if raised > self.max { self.max } else { raised }
+    }
+
+    /// Whether they bound nothing.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.min == 0 && self.max == u32::MAX
+    }
+}
+
 impl Default for TtlLimits {
     fn default() -> Self {
         Self { min: 0, max: u32::MAX }

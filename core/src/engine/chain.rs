@@ -1,0 +1,627 @@
+//! The stages of the chain: each answers a question, changes it, or lets it go on.
+//!
+//! Reads the snapshot and the cache and writes a reply; changes nothing else but the state of plugins,
+//! and allocates nothing on a plain cache hit. What cannot be answered here comes back as a
+//! [`Verdict`] that says what is to be done.
+
+use super::Transport;
+use super::course::{Course, Rewritten, asked_type};
+use super::leads::{self, PRIVATE, Rules, marks_of};
+use super::plugins::Plugins;
+use super::question::{Client, Forward, Verdict, Written};
+use crate::cache::{Key, Packed};
+use crate::config::{Snapshot, Stage, SubnetPolicy};
+use crate::engine::Shared;
+use crate::metrics::{Counter, Counters};
+use crate::planted::{Bug, is_planted};
+use crate::policy::{
+    BlockSet, DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, FIREFOX_CANARY, Group, Hosts, HostsAnswer,
+    LocalAnswer, PolicyError, PolicyVerdict, Reason, special,
+};
+use crate::time::Instant;
+use crate::upstream::Route;
+use crate::wire::{
+    Asker, ClientSubnet, ErrorNote, Flags, LocalData, LocalRecord, Name, Owner, Rcode, RecordClass,
+    RecordType, ReplySettings, ResponseView, limit_ttls, local_soa, local_zone_soa, write_answer,
+    write_local, write_rcode,
+};
+
+/// What deciding about a question needs to see.
+#[derive(Debug)]
+pub(super) struct Desk<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) shared: &'a Shared,
+    pub(super) counters: &'a Counters,
+    pub(super) plugins: &'a mut Plugins,
+    /// How answers are checked for what they lead to.
+    pub(super) rules: Rules,
+}
+
+/// Who asks, and what holds for them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Who<'a> {
+    pub(super) client: Client,
+    pub(super) group: &'a Group,
+}
+
+/// What a stage does about a question.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It goes on to the stage that comes next, which may be the first one again.
+    On,
+    /// It was answered.
+    Answered(Answered),
+    /// It has to be forwarded.
+    Forward,
+    /// A plugin's process has to be asked: which one.
+    Suspend(usize),
+    /// It gets no reply.
+    Drop,
+}
+
+/// Length, rcode and reason of a reply.
+pub(super) type Answered = (usize, Rcode, Reason);
+
+impl<'a> Desk<'a> {
+    /// Takes a question through the rest of the chain.
+    pub(super) fn run<'m>(
+        &mut self,
+        now: Instant,
+        client: Client,
+        asker: Asker<'m>,
+        mut course: Course,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let who = self.who(client);
+        loop {
+            let Some(stage) = self.snapshot.chain.get(course.stage) else {
+                return self.rcode(asker, Rcode::SERVFAIL, Reason::NoRoute, reply);
+            };
+            course.stage += 1;
+            let step = match stage {
+                Stage::Blacklist => self.blacklist(who, &course, &asker, reply),
+                Stage::Hosts => self.local_names(who, &mut course, &asker, reply),
+                Stage::Cache => self.cached(now, who, &course, &asker, reply),
+                Stage::Policy => self.policy(now, who, &mut course, &asker, reply),
+                Stage::Upstream => self.upstream(&course, &asker, reply),
+            };
+            match step {
+                Step::On => {}
+                Step::Answered((len, rcode, reason)) => {
+                    return Verdict::Reply(Written { len, asker, rcode, reason });
+                }
+                Step::Forward => return Verdict::Forward(Forward { asker, course }),
+                Step::Suspend(plugin) => {
+                    return Verdict::Suspend(Forward { asker, course }, plugin);
+                }
+                Step::Drop => return Verdict::Ignore,
+            }
+        }
+    }
+
+    /// Goes on with a question after the plugin that it has waited for.
+    #[expect(clippy::too_many_arguments, reason = "a question, its client, and what is said to it")]
+    pub(super) fn resume<'m>(
+        &mut self,
+        now: Instant,
+        client: Client,
+        asker: Asker<'m>,
+        mut course: Course,
+        plugin: usize,
+        result: Result<PolicyVerdict, PolicyError>,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let who = self.who(client);
+        match self.take_result(now, who, &mut course, &asker, plugin, result, reply) {
+            Some(Step::Answered((len, rcode, reason))) => {
+                Verdict::Reply(Written { len, asker, rcode, reason })
+            }
+            Some(Step::Drop) => Verdict::Ignore,
+            // A verdict ends a question or lets it go on to the next plugin.
+            None | Some(Step::On | Step::Forward | Step::Suspend(_)) => {
+                course.stage -= 1; // the stage of plugins itself, for those that come after this one
+                self.run(now, client, asker, course, reply)
+            }
+        }
+    }
+
+    /// What holds for a client.
+    pub(super) fn who(&self, client: Client) -> Who<'a> {
+        Who { client, group: self.snapshot.groups.of(client.address.ip()) }
+    }
+
+    fn blacklist(
+        &self,
+        who: Who<'_>,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Step {
+        let Some(set) = self.snapshot.blocking.set(who.group.block_set) else { return Step::On };
+        let Some(blocked) = set.blocks(course.key.name()) else { return Step::On };
+        self.counters.count(Counter::Blocked);
+        Step::Answered(self.block(set, asker, Reason::Blocked, blocked.list, reply))
+    }
+
+    /// Answers a question in the way of a blacklist; `by` is told beside the extended error.
+    pub(super) fn block(
+        &self,
+        set: &BlockSet,
+        asker: &Asker<'_>,
+        reason: Reason,
+        by: &str,
+        reply: &mut [u8],
+    ) -> Answered {
+        write_blocked(set, asker, self.settings(), reason, by, reply)
+    }
+
+    /// Records of the configuration, then the hosts file.
+    fn local_names(
+        &self,
+        who: Who<'_>,
+        course: &mut Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Step {
+        let (snapshot, record_type) = (self.snapshot, course.record_type);
+        let (records, reason, ttl) =
+            match snapshot.local_records.lookup(course.key.name(), record_type) {
+                LocalAnswer::Records(records) => (records, Reason::LocalRecord, 0),
+                LocalAnswer::NoData { ttl } => (Vec::new(), Reason::LocalRecord, ttl),
+                LocalAnswer::Alias { target, ttl } => {
+                    self.counters.count(Counter::LocalAnswers);
+                    let name = Name::from_wire(target).expect("a local record's target is a name");
+                    let to = Rewritten { name, record_type };
+                    return self.restart(who, course, asker, to, ttl, reply);
+                }
+                LocalAnswer::NotListed => {
+                    let Some(hosts) = &snapshot.hosts else { return Step::On };
+                    let records = hosts_records(hosts, course.key.name(), record_type);
+                    let falls_through = |records: &Vec<_>| {
+                        records.is_empty() && snapshot.hosts_fallthrough && !is_address(record_type)
+                    };
+                    match records.filter(|records| !falls_through(records)) {
+                        None => return Step::On,
+                        Some(records) => (records, Reason::Hosts, hosts.ttl()),
+                    }
+                }
+            };
+        let is_hosts = reason == Reason::Hosts;
+        self.counters.count(if is_hosts { Counter::HostsAnswers } else { Counter::LocalAnswers });
+        let soa = [local_soa(ttl)];
+        let authority = if records.is_empty() { &soa[..] } else { &[] };
+        let len = self.local(course, asker, reply, Rcode::NOERROR, &records, authority);
+        Step::Answered((len, Rcode::NOERROR, reason))
+    }
+
+    /// Goes on from the top of the chain with another name in place of the present one.
+    pub(super) fn restart(
+        &self,
+        who: Who<'_>,
+        course: &mut Course,
+        asker: &Asker<'_>,
+        to: Rewritten,
+        ttl: u32,
+        reply: &mut [u8],
+    ) -> Step {
+        let hops = u32::try_from(course.detour.aliases.len()).unwrap_or(u32::MAX);
+        if hops >= self.snapshot.routing.rewrite_hops {
+            let (rcode, reason) = (Rcode::SERVFAIL, Reason::TooManyHops);
+            return Step::Answered((self.bare(asker, rcode, reason, reply), rcode, reason));
+        }
+        let name = to.name.clone();
+        course.follow(asker, to, ttl);
+        self.renew(who, course, name.as_wire());
+        Step::On
+    }
+
+    /// Makes the key, and what is told of the client's network, those of this name.
+    pub(super) fn renew(&self, who: Who<'_>, course: &mut Course, name: &[u8]) {
+        course.subnet = self.client_subnet(who.client, course.said, name, course.route);
+        course.key = Key::new(
+            &self.shared.hash,
+            name,
+            course.record_type,
+            RecordClass::IN,
+            course.dnssec_ok,
+            course.checking_disabled,
+            course.subnet.as_ref().map(ClientSubnet::scope),
+            course.route,
+        );
+    }
+
+    /// What is told of the client's network, as the first upstream for the name wants it that wants it
+    /// at all (RFC 7871 section 7.1). All answers to the question are kept for this network alone.
+    pub(super) fn client_subnet(
+        &self,
+        client: Client,
+        said: Option<ClientSubnet>,
+        lower_name: &[u8],
+        route: Route,
+    ) -> Option<ClientSubnet> {
+        if !self.snapshot.tells_client_subnets {
+            return None;
+        }
+        let mut zones = self.snapshot.routes.candidates(lower_name);
+        let serves = |place: &&usize| self.snapshot.serves(**place, route);
+        let of_best_zone = zones.find(|of_zone| of_zone.iter().any(|place| serves(&place)));
+        let upstreams = of_best_zone.into_iter().flatten().filter(serves);
+        let mut policies = upstreams.map(|place| self.snapshot.upstreams[*place].client_subnet);
+        match (policies.find(|policy| *policy != SubnetPolicy::Off)?, said) {
+            (SubnetPolicy::Off, _) | (SubnetPolicy::Pass, None) => None,
+            (SubnetPolicy::Pass, Some(said)) => Some(said),
+            (SubnetPolicy::Add(lengths), Some(said)) => Some(said.shortened(lengths)),
+            (SubnetPolicy::Add(lengths), None) => ClientSubnet::of(client.address.ip(), lengths),
+        }
+    }
+
+    fn cached(
+        &self,
+        now: Instant,
+        who: Who<'_>,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Step {
+        if !self.snapshot.cache.enabled {
+            return Step::On;
+        }
+        let is_plain = course.detour.is_direct();
+        let found = self.shared.cache.lookup(&course.key, now, |answer| {
+            let known =
+                if self.rules.is_empty() { Some(0) } else { self.rules.known(answer.marks()) };
+            match known {
+                Some(marks) if is_plain && marks & marks_of(who.group.block_set) == 0 => {
+                    Ok(self.write_cached(now, course, asker, answer, reply))
+                }
+                // Off the hot path, and not under the lock of a shard.
+                known => Err((answer.bytes().to_vec(), known)),
+            }
+        });
+        self.counters.count(if found.is_some() {
+            Counter::CacheHits
+        } else {
+            Counter::CacheMisses
+        });
+        match found {
+            None => Step::On,
+            Some(Ok(answered)) => Step::Answered(answered),
+            Some(Err((packed, known))) => Step::Answered(
+                self.cached_otherwise(now, who, course, asker, &packed, known, reply),
+            ),
+        }
+    }
+
+    fn write_cached(
+        &self,
+        now: Instant,
+        course: &Course,
+        asker: &Asker<'_>,
+        answer: Packed<'_>,
+        reply: &mut [u8],
+    ) -> Answered {
+        let rcode = answer.rcode();
+        let failed = rcode == Rcode::SERVFAIL;
+        let reason = if failed { Reason::CachedFailure } else { Reason::Cached };
+        let len = write_answer(reply, asker, self.settings(), answer, now, reason.note());
+        if !course.detour.ttl.is_none() {
+            limit_ttls(&mut reply[..len], asker, answer, course.detour.ttl);
+        }
+        if is_planted(Bug::LetterCaseLost) {
+            let name = asker.question.len().saturating_sub(4);
+            reply.iter_mut().skip(12).take(name).for_each(u8::make_ascii_lowercase);
+        }
+        (len, rcode, reason)
+    }
+
+    /// An answer in the cache that has to be checked again, is blocked for what it leads to, or answers
+    /// another question than the client's.
+    #[expect(clippy::too_many_arguments, reason = "everything that there is to know of it")]
+    fn cached_otherwise(
+        &self,
+        now: Instant,
+        who: Who<'_>,
+        course: &Course,
+        asker: &Asker<'_>,
+        packed: &[u8],
+        known: Option<u64>,
+        reply: &mut [u8],
+    ) -> Answered {
+        let answer = Packed::new(packed);
+        let question = leads::question(course.key.name(), course.record_type);
+        let bits = known.unwrap_or_else(|| {
+            let message = leads::unpacked(&question, answer, now);
+            let Ok(view) = ResponseView::parse(&message) else { return 0 };
+            let marks = self.rules.check(self.snapshot, course.key.name(), &view);
+            self.shared.cache.mark(&course.key, answer.stored_at(), marks);
+            marks.bits
+        });
+        if bits & marks_of(who.group.block_set) != 0 {
+            let message = leads::unpacked(&question, answer, now);
+            let view = ResponseView::parse(&message).ok();
+            return self.refuse_lead(who, bits, view.as_ref(), asker, reply);
+        }
+        let is_answer = matches!(answer.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN);
+        if course.detour.is_direct() || !is_answer {
+            return self.write_cached(now, course, asker, answer, reply);
+        }
+        match course.detour.repack(asker.question, answer, now) {
+            Some(packed) => self.write_cached(now, course, asker, Packed::new(&packed), reply),
+            None => {
+                let (rcode, reason) = (Rcode::SERVFAIL, Reason::TooManyHops);
+                (self.bare(asker, rcode, reason, reply), rcode, reason)
+            }
+        }
+    }
+
+    /// Blocks an answer for what it leads to.
+    fn refuse_lead(
+        &self,
+        who: Who<'_>,
+        bits: u64,
+        view: Option<&ResponseView<'_>>,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Answered {
+        write_refused_lead(self.snapshot, who.group, self.counters, bits, view, asker, reply)
+    }
+
+    fn upstream(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Step {
+        if let Some(answered) = self.kept_home(course, asker, reply) {
+            return Step::Answered(answered);
+        }
+        if asker.flags.contains(Flags::RD) {
+            return Step::Forward;
+        }
+        if !course.detour.aliases.is_empty() {
+            // As much as is known here: where the name leads to.
+            let aliases: Vec<_> = course.detour.records().collect();
+            let (rcode, settings) = (Rcode::NOERROR, self.settings());
+            let len = write_local(reply, asker, settings, rcode, &aliases, &[], None);
+            return Step::Answered((len, rcode, Reason::LocalRecord));
+        }
+        let (rcode, reason) = (Rcode::REFUSED, Reason::RecursionNotDesired);
+        Step::Answered((self.bare(asker, rcode, reason, reply), rcode, reason))
+    }
+
+    /// What is never forwarded: our own designation, special names that no zone routes, and ANY.
+    fn kept_home(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
+        self.designation(course, asker, reply)
+            .or_else(|| self.canary(course, asker, reply))
+            .or_else(|| self.special_name(course, asker, reply))
+            .or_else(|| {
+                let is_any = course.record_type == RecordType::ANY;
+                is_any.then(|| self.minimal_any(course, asker, reply))
+            })
+    }
+
+    /// Which encrypted listeners of ours serve the same as this one does (RFC 9462 section 4).
+    fn designation(
+        &self,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        let discovery = self.snapshot.listen.ddr.as_ref()?;
+        let is_asked = matches!(course.record_type, RecordType::SVCB | RecordType::ANY);
+        if !is_asked || course.key.name() != DISCOVERY_NAME || discovery.is_empty() {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        let len = self.local(course, asker, reply, Rcode::NOERROR, &discovery.records(), &[]);
+        Some((len, Rcode::NOERROR, Reason::SpecialName))
+    }
+
+    /// The name that does not exist where Firefox is to stay with us.
+    fn canary(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
+        if !self.snapshot.routing.firefox_canary || course.key.name() != FIREFOX_CANARY {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        let soa = [local_zone_soa(FIREFOX_CANARY, DISCOVERY_TTL_SECONDS)];
+        let len = self.local(course, asker, reply, Rcode::NXDOMAIN, &[], &soa);
+        Some((len, Rcode::NXDOMAIN, Reason::SpecialName))
+    }
+
+    fn special_name(
+        &self,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
+        let (key, record_type) = (&course.key, course.record_type);
+        let name = special(key.name())?;
+        let is_routed = || self.snapshot.routes.is_routed(key.name());
+        let stays = || self.snapshot.routing.special_names && !is_routed();
+        if name.is_parents(record_type) || !(name.is_never_forwarded() || stays()) {
+            return None;
+        }
+        self.counters.count(Counter::SpecialAnswers);
+        // Above a zone that is routed there is a name without records, not none: NXDOMAIN would deny
+        // all that is below it (RFC 8020 section 2).
+        let is_above_a_zone = self.snapshot.routes.is_above_a_zone(key.name());
+        let rcode = if is_above_a_zone { Rcode::NOERROR } else { name.rcode() };
+        let records = name.records(record_type);
+        let soa = name.soa();
+        let authority = if records.is_empty() { &[soa][..] } else { &[] };
+        let len = self.local(course, asker, reply, rcode, &records, authority);
+        Some((len, rcode, Reason::SpecialName))
+    }
+
+    /// Answers ANY with one record made up for it (RFC 8482 section 4.2): what a cache or an
+    /// upstream happens to have is not what clients hope for, and large answers serve attackers.
+    fn minimal_any(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Answered {
+        self.counters.count(Counter::AnyAnswers);
+        let len = self.local(course, asker, reply, Rcode::NOERROR, &[MINIMAL_ANY], &[]);
+        (len, Rcode::NOERROR, Reason::MinimalAny)
+    }
+
+    /// Writes records of our own, behind the aliases that led to them. Their owner
+    /// [`Owner::Question`] is the name that is looked up now.
+    pub(super) fn local(
+        &self,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+        rcode: Rcode,
+        answers: &[LocalRecord<'_>],
+        authority: &[LocalRecord<'_>],
+    ) -> usize {
+        let detour = &course.detour;
+        let settings = self.settings();
+        if detour.is_none() {
+            return write_local(reply, asker, settings, rcode, answers, authority, None);
+        }
+        let adapted = |record: &LocalRecord<'_>| {
+            let owner = if record.owner == Owner::Question { detour.owner() } else { record.owner };
+            LocalRecord { owner, ttl: detour.ttl.clamp(record.ttl), ..*record }
+        };
+        let asked = asked_type(asker);
+        let carried = answers.iter().filter(|record| detour.carries(asked, record.record_type));
+        let own: Vec<_> = carried.map(adapted).collect();
+        let mut soa: Vec<_> = authority.iter().map(adapted).collect();
+        if own.is_empty() && soa.is_empty() {
+            soa.push(adapted(&local_soa(answers.first().map_or(0, |record| record.ttl))));
+        }
+        let with_aliases: Vec<_> = detour.records().chain(own).collect();
+        write_local(reply, asker, settings, rcode, &with_aliases, &soa, None)
+    }
+
+    /// Writes a reply that is only an rcode; its length.
+    pub(super) fn bare(
+        &self,
+        asker: &Asker<'_>,
+        rcode: Rcode,
+        reason: Reason,
+        reply: &mut [u8],
+    ) -> usize {
+        write_rcode(reply, asker, self.settings(), rcode, reason.note())
+    }
+
+    /// A reply that is only an rcode.
+    pub(super) fn rcode<'m>(
+        &self,
+        asker: Asker<'m>,
+        rcode: Rcode,
+        reason: Reason,
+        reply: &mut [u8],
+    ) -> Verdict<'m> {
+        let len = self.bare(&asker, rcode, reason, reply);
+        Verdict::Reply(Written { len, asker, rcode, reason })
+    }
+
+    pub(super) fn settings(&self) -> ReplySettings {
+        ReplySettings { udp_size: self.snapshot.listen.udp_size }
+    }
+
+    /// Whether plugins are told who asks: not while an answer that one client got is given to others.
+    pub(super) fn tells_clients(&self) -> bool {
+        let place = |wanted| self.snapshot.chain.iter().position(|stage| *stage == wanted);
+        match (place(Stage::Cache), place(Stage::Policy)) {
+            (Some(cache), Some(policy)) => policy < cache || !self.snapshot.cache.enabled,
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Where a client's own transport matters.
+    pub(super) fn is_datagram(who: Who<'_>) -> bool {
+        who.client.transport == Transport::Udp
+    }
+}
+
+/// Answers a question in the way of a blacklist; `by` is told beside the extended error.
+pub(super) fn write_blocked(
+    set: &BlockSet,
+    asker: &Asker<'_>,
+    settings: ReplySettings,
+    reason: Reason,
+    by: &str,
+    reply: &mut [u8],
+) -> Answered {
+    let answer = set.answer(asked_type(asker));
+    let note = reason.extended_error().map(|error| ErrorNote { error, text: by });
+    let authority = answer.authority.as_slice();
+    let len = write_local(reply, asker, settings, answer.rcode, &answer.answers, authority, note);
+    (len, answer.rcode, reason)
+}
+
+/// Blocks an answer for what it leads to: a listed name, or a private address.
+pub(super) fn write_refused_lead(
+    snapshot: &Snapshot,
+    group: &Group,
+    counters: &Counters,
+    bits: u64,
+    view: Option<&ResponseView<'_>>,
+    asker: &Asker<'_>,
+    reply: &mut [u8],
+) -> Answered {
+    let settings = ReplySettings { udp_size: snapshot.listen.udp_size };
+    let set = snapshot.blocking.set(group.block_set);
+    if let Some(set) = set
+        && bits & !PRIVATE & marks_of(group.block_set) != 0
+    {
+        counters.count(Counter::BlockedLeads);
+        let by = view.and_then(|view| leads::blocking_list(set, view)).unwrap_or_default();
+        return write_blocked(set, asker, settings, Reason::Blocked, by, reply);
+    }
+    counters.count(Counter::Rebinding);
+    let (rcode, reason) = (Rcode::NOERROR, Reason::Rebinding);
+    let note = reason.extended_error().map(|error| ErrorNote { error, text: REBINDING });
+    let soa = [local_soa(REBINDING_TTL)];
+    let len = write_local(reply, asker, settings, rcode, &[], &soa, note);
+    (len, rcode, reason)
+}
+
+/// What [`write_refused_lead`] answers, and why.
+pub(super) fn refused_as(snapshot: &Snapshot, group: &Group, bits: u64) -> (Rcode, Reason) {
+    let own = marks_of(group.block_set) & !PRIVATE;
+    match snapshot.blocking.set(group.block_set).filter(|_| bits & own != 0) {
+        // The rcode does not depend on the type.
+        Some(set) => (set.answer(RecordType::A).rcode, Reason::Blocked),
+        None => (Rcode::NOERROR, Reason::Rebinding),
+    }
+}
+
+/// What clients are told of an answer that the rebinding guard holds back.
+const REBINDING: &str = "private address in a public answer";
+/// Seconds that such an answer may be remembered.
+const REBINDING_TTL: u32 = 60;
+
+/// The answer to ANY: a CPU named after the RFC, no operating system. Not signed: we know of no zone
+/// that is (RFC 8482 section 4.2 asks for it where one is known to be).
+const MINIMAL_ANY: LocalRecord<'static> = LocalRecord {
+    owner: Owner::Question,
+    record_type: RecordType::HINFO,
+    // Long enough to spare us those who ask again and again, as the RFC wants; an hour later at the
+    // latest a client notices that our mind has changed.
+    ttl: 3_600,
+    data: LocalData::Raw(b"\x07RFC8482\0"),
+};
+
+/// Whether a hosts file answers questions of this type for a name that it lists, come what may.
+fn is_address(record_type: RecordType) -> bool {
+    matches!(record_type, RecordType::A | RecordType::AAAA | RecordType::ANY)
+}
+
+/// The records that the hosts file has, or `None` if it does not know the name.
+fn hosts_records<'a>(
+    hosts: &'a Hosts,
+    name: &[u8],
+    record_type: RecordType,
+) -> Option<Vec<LocalRecord<'a>>> {
+    let ttl = hosts.ttl();
+    let record = |record_type, data| LocalRecord { owner: Owner::Question, record_type, ttl, data };
+    match hosts.lookup(name, record_type) {
+        HostsAnswer::NotListed => None,
+        HostsAnswer::NoData => Some(Vec::new()),
+        HostsAnswer::Addresses { v4, v6 } => {
+            let v4 = v4.iter().map(|ip| record(RecordType::A, LocalData::A(*ip)));
+            let v6 = v6.iter().map(|ip| record(RecordType::AAAA, LocalData::Aaaa(*ip)));
+            Some(v4.chain(v6).collect())
+        }
+        HostsAnswer::Pointers(names) => {
+            let pointer = |name: &'a Name| LocalData::Name(name.as_wire());
+            Some(names.iter().map(|name| record(RecordType::PTR, pointer(name))).collect())
+        }
+    }
+}
