@@ -19,7 +19,10 @@ mod rebinding;
 mod special;
 
 pub use acl::{Acl, fold};
-pub use blocking::{BLOCK_SETS, BlockMode, BlockSet, BlockSetId, Blocked, Blocking, NameList};
+pub use blocking::{
+    BLOCK_SETS, BlockAnswer, BlockMode, BlockSet, BlockSetId, Blocked, Blocking, ListSource,
+    ListUse, NameList,
+};
 pub use blocklist::{BlockKind, BlockMatch, BlockPatternError, Blocklist, BlocklistBuilder};
 pub use discovery::{DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, Discovery, FIREFOX_CANARY};
 pub use groups::{Group, Groups};

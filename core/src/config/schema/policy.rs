@@ -56,7 +56,7 @@ pub(super) fn blacklist(mut section: Section<'_>) -> Blocking {
     }
     later::check(&mut section, later::BLACKLIST);
     section.finish();
-    let list = NameList { name: "blacklist.domains".to_owned(), names: builder.build() };
+    let list = NameList::new("blacklist.domains", builder.build());
     let set = BlockSet { lists: vec![Arc::new(list)], ttl: 60, ..BlockSet::default() };
     Blocking::new(vec![set], 1)
 }

@@ -121,7 +121,7 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
 
 /// Everybody's blacklist.
 pub(super) fn blocking(names: Blocklist) -> Arc<Blocking> {
-    let list = NameList { name: "blacklist.domains".to_owned(), names };
+    let list = NameList::new("blacklist.domains", names);
     let set = BlockSet { lists: vec![Arc::new(list)], ttl: 60, ..BlockSet::default() };
     Arc::new(Blocking::new(vec![set], 1))
 }
