@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::blocklist::{BlockMatch, Blocklist};
+use super::list_format::ListReport;
 use crate::time::Duration;
 use crate::wire::{LocalData, LocalRecord, Owner, Rcode, RecordType, local_soa};
 
@@ -52,6 +53,8 @@ pub struct NameList {
     pub names: Blocklist,
     /// What it says must not be blocked.
     pub exceptions: Blocklist,
+    /// What reading it found.
+    pub report: ListReport,
 }
 
 /// Where a list comes from.
@@ -262,7 +265,7 @@ impl NameList {
     /// A list of the configuration itself.
     #[must_use]
     pub fn new(name: &str, names: Blocklist) -> Self {
-        Self { name: name.to_owned(), source: None, names, exceptions: Blocklist::default() }
+        Self { name: name.to_owned(), names, ..Self::default() }
     }
 
     /// The list of a source that nobody has read yet.

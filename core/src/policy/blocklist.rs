@@ -1,33 +1,39 @@
 //! The list of blocked names: `a.b` blocks that name only, `*.a.b` and `.a.b` block every name
 //! below it, but not itself.
 //!
-//! One hash look-up per label of the question, however long the list is.
+//! One look-up in a table for the question's name and one for each name above it, less those with
+//! as many labels as no entry has; however long the list is.
+
+mod staging;
+mod table;
 
 use std::fmt;
 
-use crate::hash::Map;
+use self::staging::Staging;
+use self::table::{BELOW, EXACT, Table};
 use crate::wire::{DisplayName, Name, NameError, suffixes};
 
-/// What an entry of the configuration is made of; both kinds may be listed for one name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Listed {
-    exact: bool,
-    below: bool,
-}
-
-/// An immutable set of blocked names.
-///
-/// The table's key is a fixed one: strangers choose what is looked up, not what is in it.
+/// An immutable set of blocked names: some twenty octets for each.
 #[derive(Debug, Clone, Default)]
 pub struct Blocklist {
-    entries: Map<Box<[u8]>, Listed>,
-    len: usize,
+    table: Table,
 }
 
 /// Collects the entries of a [`Blocklist`].
 #[derive(Debug, Clone, Default)]
 pub struct BlocklistBuilder {
-    list: Blocklist,
+    staging: Staging,
+}
+
+/// What an entry blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The name.
+    Itself,
+    /// Every name below it.
+    Below,
+    /// Both.
+    Both,
 }
 
 /// Which entry blocks a name.
@@ -60,6 +66,9 @@ pub enum BlockPatternError {
     /// The name is not one.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The list has a gigabyte of names.
+    #[error("does not fit into the list any more")]
+    Full,
 }
 
 impl Blocklist {
@@ -76,11 +85,12 @@ impl Blocklist {
         if self.is_empty() {
             return None;
         }
+        let mut labels = suffixes(lower_name).count();
         let mut kind = BlockKind::Exact; // for the name itself; each shorter suffix is above it
         for suffix in suffixes(lower_name) {
-            if let Some(listed) = self.entries.get(suffix)
-                && listed.has(kind)
-            {
+            labels -= 1;
+            let flag = kind.flag();
+            if self.table.has_depth(flag, labels) && self.table.flags(suffix) & flag != 0 {
                 return Some(BlockMatch { kind, suffix });
             }
             kind = BlockKind::Below;
@@ -91,13 +101,19 @@ impl Blocklist {
     /// How many different entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.table.len()
     }
 
     /// Whether nothing is blocked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// Octets that it takes in memory.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.table.octets()
     }
 }
 
@@ -107,9 +123,10 @@ impl BlocklistBuilder {
     /// # Errors
     /// The text is not a name, optionally after `*.` or `.`.
     pub fn insert(&mut self, pattern: &str) -> Result<(), BlockPatternError> {
-        let (kind, name) = match pattern.strip_prefix("*.").or_else(|| pattern.strip_prefix('.')) {
-            Some(name) => (BlockKind::Below, name),
-            None => (BlockKind::Exact, pattern),
+        let (extent, name) = match pattern.strip_prefix("*.").or_else(|| pattern.strip_prefix('.'))
+        {
+            Some(name) => (Extent::Below, name),
+            None => (Extent::Itself, pattern),
         };
         if name.is_empty() {
             return Err(BlockPatternError::Empty);
@@ -117,29 +134,53 @@ impl BlocklistBuilder {
         if name.split('.').any(|label| label == "*") {
             return Err(BlockPatternError::InnerWildcard);
         }
-        let listed = self.list.entries.entry(Name::parse(name)?.as_wire().into()).or_default();
-        let flag = match kind {
-            BlockKind::Exact => &mut listed.exact,
-            BlockKind::Below => &mut listed.below,
-        };
-        if !std::mem::replace(flag, true) {
-            self.list.len += 1;
+        self.insert_name(Name::parse(name)?.as_wire(), extent)
+    }
+
+    /// Adds an entry by its lower-cased wire name.
+    ///
+    /// # Errors
+    /// The name is the root, or the list is full.
+    pub(super) fn insert_name(
+        &mut self,
+        lower_name: &[u8],
+        extent: Extent,
+    ) -> Result<(), BlockPatternError> {
+        if lower_name.len() < 2 {
+            return Err(BlockPatternError::Empty);
         }
-        Ok(())
+        let room = self.staging.push(extent.flags(), lower_name);
+        if room { Ok(()) } else { Err(BlockPatternError::Full) }
+    }
+
+    /// How many entries were added, those included that were there already.
+    #[must_use]
+    pub fn inserted(&self) -> usize {
+        self.staging.len()
     }
 
     /// The finished list.
     #[must_use]
     pub fn build(self) -> Blocklist {
-        self.list
+        Blocklist { table: Table::build(&self.staging) }
     }
 }
 
-impl Listed {
-    fn has(self, kind: BlockKind) -> bool {
-        match kind {
-            BlockKind::Exact => self.exact,
-            BlockKind::Below => self.below,
+impl Extent {
+    fn flags(self) -> u8 {
+        match self {
+            Self::Itself => EXACT,
+            Self::Below => BELOW,
+            Self::Both => EXACT | BELOW,
+        }
+    }
+}
+
+impl BlockKind {
+    fn flag(self) -> u8 {
+        match self {
+            Self::Exact => EXACT,
+            Self::Below => BELOW,
         }
     }
 }
@@ -225,6 +266,68 @@ mod tests {
             );
         }
         assert!(builder.build().is_empty());
+    }
+
+    /// Thousands of names, of which each is found, with its neighbours in the bucket and its ending.
+    #[test]
+    fn long_lists_are_exact() {
+        let tops = ["com", "net", "org", "co.example", "a", "b.c.d.e"];
+        let name =
+            |number: usize| format!("n{}x{number}.{}", number % 7, tops[number % tops.len()]);
+        let mut builder = Blocklist::builder();
+        for number in 0..20_000 {
+            builder.insert(&name(number)).unwrap();
+            builder.insert(&name(number / 2)).unwrap();
+            if number % 5 == 0 {
+                builder.insert(&["*.", &name(number)].concat()).unwrap();
+            }
+        }
+        assert_eq!(builder.inserted(), 44_000);
+        let list = builder.build();
+        assert_eq!(list.len(), 24_000);
+        for number in 0..20_000 {
+            let name = name(number);
+            assert_eq!(matched(&list, &name), Some([&name, "."].concat()));
+            let below = ["x.", &name].concat();
+            assert_eq!(matched(&list, &below).is_some(), number % 5 == 0, "{below}");
+            for other in [["x", &name].concat(), [&name, "x"].concat(), name.replace("n", "m")] {
+                assert_eq!(matched(&list, &other), None, "{other}");
+            }
+        }
+        assert!(list.octets() < 24_000 * 20, "{} octets", list.octets());
+        assert_eq!(format!("{list:?}").lines().count(), 1, "nobody wants to read all of it");
+    }
+
+    /// Endings are taken off as a whole; the name that one of them is stays findable.
+    #[test]
+    fn names_that_are_endings_of_others() {
+        let mut builder = Blocklist::builder();
+        for number in 0..100 {
+            builder.insert(&format!("n{number}.deep.example.com")).unwrap();
+        }
+        for name in ["com", "example.com", "deep.example.com", "*.com"] {
+            builder.insert(name).unwrap();
+        }
+        let list = builder.build();
+        assert_eq!(list.len(), 104);
+        for name in ["com", "example.com", "deep.example.com", "n99.deep.example.com"] {
+            assert_eq!(matched(&list, name), Some([name, "."].concat()));
+        }
+        assert_eq!(matched(&list, "x.com").as_deref(), Some("*.com."));
+        assert_eq!(matched(&list, "n1.deep.example"), None);
+    }
+
+    #[test]
+    fn labels_may_have_any_octets_and_names_any_length() {
+        let label = "a".repeat(63);
+        let longest = [&label[..], &label, &label, &"b".repeat(61)].join(".");
+        let many = ["a"; 127].join(".");
+        let list = list(&[&longest, &many, "\\000\\255.\\.x", "*.a"]);
+        assert_eq!(matched(&list, &longest), Some([&longest, "."].concat()));
+        assert_eq!(matched(&list, &many), Some([&many, "."].concat()));
+        assert_eq!(matched(&list, &many[2..]).as_deref(), Some("*.a."));
+        assert_eq!(matched(&list, "\\000\\255.\\.x").as_deref(), Some("\\000\\255.\\.x."));
+        assert_eq!(matched(&list, "\\000\\255.x"), None);
     }
 
     proptest! {

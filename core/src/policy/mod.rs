@@ -12,6 +12,7 @@ mod blocklist;
 mod discovery;
 mod groups;
 mod hosts;
+mod list_format;
 mod local_records;
 mod plugin;
 mod reason;
@@ -27,6 +28,7 @@ pub use blocklist::{BlockKind, BlockMatch, BlockPatternError, Blocklist, Blockli
 pub use discovery::{DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, Discovery, FIREFOX_CANARY};
 pub use groups::{Group, Groups};
 pub use hosts::{Hosts, HostsAnswer, HostsProblem, HostsWarning};
+pub use list_format::{ListReader, ListReport, Skipped, SkippedLine};
 pub use local_records::{LocalAnswer, LocalRecords};
 pub use plugin::{
     Choice, ExecMode, ExecSettings, LuaLimits, LuaVm, OnError, Plugin, PluginKind, PluginSettings,

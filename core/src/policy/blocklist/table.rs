@@ -1,0 +1,306 @@
+//! A compact immutable set of names, exact: a name is in it or not, there is no "perhaps".
+//!
+//! The names stand in one block of octets, in buckets by a keyed hash, four to a bucket; beside them
+//! is one offset per bucket. A look-up hashes once, reads an offset and compares with the few names
+//! that stand there. What it costs beyond the letters of a name is two octets: the length of the
+//! first label, which every name on the wire begins with, carries the flags, and one octet at the end
+//! stands for the most common endings of the list (`.com`) as a whole.
+//!
+//! ```text
+//! entry   = first label, its length with EXACT and BELOW; further labels; end
+//! end     = 0 for the root, or ENDINGS_FROM + place of an ending, which includes the root
+//! ```
+
+use std::fmt;
+
+use super::staging::Staging;
+use crate::hash::{KeyedState, Map};
+use crate::wire::suffixes;
+
+/// In the first octet of an entry: the name itself is listed.
+pub(super) const EXACT: u8 = 0x40;
+/// In the first octet of an entry: what is below the name is listed.
+pub(super) const BELOW: u8 = 0x80;
+/// The rest of the first octet: a label has at most 63 octets.
+const LENGTH: u8 = 0x3f;
+/// The first octet that is no length of a label and so may stand for an ending.
+const ENDINGS_FROM: u8 = LENGTH + 1;
+/// Endings that a table may have.
+const ENDINGS: usize = 256 - ENDINGS_FROM as usize;
+/// Labels of an ending: `com`, `co.uk`, `s3.example.com`.
+const ENDING_LABELS: usize = 3;
+/// Names that are looked at for the most common endings.
+const SAMPLE: usize = 1 << 14;
+/// Names per bucket on average: fewer cost more offsets, more cost comparisons.
+const PER_BUCKET: usize = 4;
+
+/// The set.
+#[derive(Clone, Default)]
+pub(super) struct Table {
+    key: KeyedState,
+    /// Where each bucket begins in `entries`, and behind the last one their end. Empty if the table
+    /// is.
+    starts: Box<[u32]>,
+    entries: Box<[u8]>,
+    endings: Endings,
+    depths: Depths,
+    len: usize,
+}
+
+impl Table {
+    /// Which of [`EXACT`] and [`BELOW`] are listed for this lower-cased wire name.
+    pub(super) fn flags(&self, name: &[u8]) -> u8 {
+        let buckets = self.starts.len().saturating_sub(1);
+        if buckets == 0 {
+            return 0;
+        }
+        let place = bucket(&self.key, name, buckets);
+        let (start, end) = (self.starts[place] as usize, self.starts[place + 1] as usize);
+        let mut rest = &self.entries[start..end];
+        while let Some((entry, tail)) = Entry::split(rest) {
+            if self.is_name(&entry, name) {
+                return entry.first & !LENGTH;
+            }
+            rest = tail;
+        }
+        0
+    }
+
+    /// Whether anything with one of these flags has as many labels.
+    pub(super) fn has_depth(&self, flag: u8, labels: usize) -> bool {
+        self.depths.has(flag, labels)
+    }
+
+    /// How many of the entries it was built from said something new.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Octets that it takes in memory.
+    pub(super) fn octets(&self) -> usize {
+        self.entries.len() + self.starts.len() * size_of::<u32>() + self.endings.octets.len()
+    }
+
+    /// Everything that was staged, each name once.
+    pub(super) fn build(staging: &Staging) -> Self {
+        if staging.len() == 0 {
+            return Self::default();
+        }
+        // Who writes a list can aim all its names at one bucket of a hash with a known key. Under a
+        // key that depends on all of the list, aiming moves the aim; and same lists make the same
+        // table, which a drawn key would not.
+        let key = KeyedState::new((staging.fingerprint(), 0));
+        let buckets = staging.len().div_ceil(PER_BUCKET);
+        let (mut starts, order) = sorted(staging, &key, buckets);
+        let mut writer = Writer {
+            entries: Vec::with_capacity(staging.octets()),
+            endings: Endings::common(staging),
+            depths: Depths::default(),
+        };
+        let mut names = Vec::new();
+        let mut len = 0;
+        for place in 0..buckets {
+            let members = starts[place] as usize..starts[place + 1] as usize;
+            starts[place] = writer.position();
+            let members = order[members].iter().map(|&at| staging.get(at));
+            len += members.filter(|&entry| is_new(&mut names, entry)).count();
+            names.drain(..).for_each(|(flags, name)| writer.write(flags, name));
+        }
+        starts[buckets] = writer.position();
+        Self {
+            key,
+            starts: starts.into_boxed_slice(),
+            entries: writer.entries.into_boxed_slice(),
+            endings: writer.endings.table,
+            depths: writer.depths,
+            len,
+        }
+    }
+
+    fn is_name(&self, entry: &Entry<'_>, name: &[u8]) -> bool {
+        let Some((&first, rest)) = name.split_first() else { return false };
+        first == entry.first & LENGTH
+            && rest
+                .strip_prefix(entry.labels)
+                .is_some_and(|ending| ending == self.endings.get(entry.end))
+    }
+}
+
+/// The octets are those of a list with thousands of names: nobody wants to read them.
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table({} entries, {} octets)", self.len, self.octets())
+    }
+}
+
+fn bucket(key: &KeyedState, name: &[u8], buckets: usize) -> usize {
+    // The upper half of the product is uniform over the buckets, without a division.
+    ((u128::from(key.hash_bytes(name)) * buckets as u128) >> u64::BITS) as usize
+}
+
+/// Where each bucket begins among the places of all names, and these places, ordered by bucket and
+/// within it as they were staged. Counted rather than compared: two passes over the names, and four
+/// octets for each of them.
+fn sorted(staging: &Staging, key: &KeyedState, buckets: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0_u32; buckets + 1];
+    for (_, _, name) in staging.iter() {
+        starts[bucket(key, name, buckets) + 1] += 1;
+    }
+    let mut before = 0;
+    for start in &mut starts[1..] {
+        // For now where the bucket before it begins; counted up once per name, it ends up right.
+        before += std::mem::replace(start, before);
+    }
+    let mut order = vec![0_u32; staging.len()];
+    for (at, _, name) in staging.iter() {
+        let start = &mut starts[bucket(key, name, buckets) + 1];
+        order[*start as usize] = at;
+        *start += 1;
+    }
+    (starts, order)
+}
+
+/// Whether an entry says something that those of its bucket so far do not. A bucket has few
+/// different names, however often each comes.
+fn is_new<'s>(names: &mut Vec<(u8, &'s [u8])>, (flags, name): (u8, &'s [u8])) -> bool {
+    match names.iter_mut().find(|(_, known)| *known == name) {
+        Some((known, _)) => {
+            let before = *known;
+            *known |= flags;
+            *known != before
+        }
+        None => {
+            names.push((flags, name));
+            true
+        }
+    }
+}
+
+/// An entry, taken apart.
+struct Entry<'t> {
+    /// Flags and the length of the first label.
+    first: u8,
+    /// What comes between that octet and the end.
+    labels: &'t [u8],
+    end: u8,
+}
+
+impl<'t> Entry<'t> {
+    /// The first entry of these octets, and what comes after it.
+    fn split(octets: &'t [u8]) -> Option<(Self, &'t [u8])> {
+        let &first = octets.first()?;
+        let mut at = usize::from(first & LENGTH) + 1;
+        let end = loop {
+            let &length = octets.get(at)?;
+            if length == 0 || length >= ENDINGS_FROM {
+                break length;
+            }
+            at += usize::from(length) + 1;
+        };
+        Some((Self { first, labels: &octets[1..at], end }, &octets[at + 1..]))
+    }
+}
+
+/// The endings of a table, each with the root at its end.
+#[derive(Clone, Default)]
+struct Endings {
+    octets: Box<[u8]>,
+    /// Where each one ends in `octets`; the next one begins there.
+    ends: Box<[u16]>,
+}
+
+impl Endings {
+    /// What the last octet of an entry stands for.
+    fn get(&self, end: u8) -> &[u8] {
+        let Some(place) = end.checked_sub(ENDINGS_FROM).map(usize::from) else {
+            return &[0];
+        };
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.octets[usize::from(start)..usize::from(self.ends[place])]
+    }
+
+    /// Those that save most, as far as a sample of the names shows.
+    fn common(staging: &Staging) -> WritingEndings<'_> {
+        let mut counts: Map<&[u8], usize> = Map::default();
+        let every = staging.len().div_ceil(SAMPLE);
+        for (_, _, name) in staging.iter().step_by(every) {
+            for ending in endings(name) {
+                *counts.entry(ending).or_default() += 1;
+            }
+        }
+        // An ending of a name or two costs here what it saves there.
+        let mut ranked: Vec<(usize, &[u8])> = counts
+            .into_iter()
+            .filter(|(_, count)| *count > 2)
+            .map(|(ending, count)| (count * (ending.len() - 1), ending))
+            .collect();
+        ranked.sort_unstable_by(|left, right| right.cmp(left));
+        ranked.truncate(ENDINGS);
+        let (mut octets, mut ends, mut codes) = (Vec::new(), Vec::new(), Map::default());
+        for ((_, ending), code) in ranked.into_iter().zip(ENDINGS_FROM..=u8::MAX) {
+            octets.extend_from_slice(ending);
+            let Ok(end) = u16::try_from(octets.len()) else { break };
+            ends.push(end);
+            codes.insert(ending, code);
+        }
+        let table = Self { octets: octets.into_boxed_slice(), ends: ends.into_boxed_slice() };
+        WritingEndings { table, codes }
+    }
+}
+
+/// The endings of a name that may be kept apart from it, the longest first: at least its first label
+/// stays.
+fn endings(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let labels = suffixes(name).count() - 1; // the root is none
+    suffixes(name).take(labels).skip(labels.saturating_sub(ENDING_LABELS).max(1))
+}
+
+/// Endings while entries are written.
+struct WritingEndings<'s> {
+    table: Endings,
+    codes: Map<&'s [u8], u8>,
+}
+
+/// How many labels names have: most suffixes of a question need not be looked up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Depths {
+    exact: u128,
+    below: u128,
+}
+
+impl Depths {
+    fn has(self, flag: u8, labels: usize) -> bool {
+        let depths = if flag == EXACT { self.exact } else { self.below };
+        labels < 128 && depths & (1 << labels) != 0
+    }
+
+    fn add(&mut self, flags: u8, name: &[u8]) {
+        let labels = suffixes(name).count() - 1;
+        self.exact |= u128::from(flags & EXACT != 0) << labels;
+        self.below |= u128::from(flags & BELOW != 0) << labels;
+    }
+}
+
+/// A table being written.
+struct Writer<'s> {
+    entries: Vec<u8>,
+    endings: WritingEndings<'s>,
+    depths: Depths,
+}
+
+impl Writer<'_> {
+    fn position(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("entries are shorter than what was staged")
+    }
+
+    fn write(&mut self, flags: u8, name: &[u8]) {
+        let known =
+            endings(name).find_map(|ending| Some((ending.len(), *self.endings.codes.get(ending)?)));
+        let (ending, code) = known.unwrap_or((1, 0));
+        let labels = &name[..name.len() - ending];
+        self.entries.push(labels[0] | flags);
+        self.entries.extend_from_slice(&labels[1..]);
+        self.entries.push(code);
+        self.depths.add(flags, name);
+    }
+}
