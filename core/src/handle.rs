@@ -123,6 +123,11 @@ impl<K, V> Slab<K, V> {
         Self { slots: Vec::new(), free: Vec::new(), len: 0, limit, kind: PhantomData }
     }
 
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// The handles of all values.
     #[must_use]
     pub fn handles(&self) -> Vec<Handle<K>> {

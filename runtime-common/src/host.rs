@@ -8,6 +8,7 @@ use std::{env, fs, io};
 use balancedns_core::config::{self, Host};
 use nix::net::if_::if_nametoindex;
 use resolv_conf::{Config, ScopedIp};
+use rustix::fs::{Access, access};
 
 use crate::clock::Clock;
 
@@ -38,6 +39,15 @@ impl Host for Machine {
 
     fn read(&self, path: &str) -> Result<String, String> {
         fs::read_to_string(path).map_err(|error| explained(&error))
+    }
+
+    /// As the user that this process runs as: what may be started by others only would fail later.
+    fn executable(&self, path: &str) -> Result<(), String> {
+        let is_file = fs::metadata(path).map_err(|error| explained(&error))?.is_file();
+        if !is_file {
+            return Err(String::from("not a file"));
+        }
+        access(path, Access::EXEC_OK).map_err(|error| explained(&error.into()))
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -94,6 +104,10 @@ impl Host for Remembering {
     fn read(&self, path: &str) -> Result<String, String> {
         let mut files = self.files.borrow_mut();
         files.entry(path.to_owned()).or_insert_with(|| self.machine.read(path)).clone()
+    }
+
+    fn executable(&self, path: &str) -> Result<(), String> {
+        self.machine.executable(path)
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -180,6 +194,24 @@ mod tests {
         assert_eq!(host.read(path).as_deref(), Ok("first"));
         fs::remove_file(path).expect("removes");
         assert_eq!(host.read(path).as_deref(), Ok("first"));
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_known() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().expect("creates");
+        let path = folder.path().join("filter");
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode));
+        fs::write(&path, "#!/bin/sh\n").expect("writes");
+        let text = path.to_str().expect("a text");
+        let machine = Machine::new(Clock::start());
+        mode(0o600).expect("changes");
+        assert_eq!(machine.executable(text).expect_err("no x"), "permission denied");
+        mode(0o700).expect("changes");
+        assert_eq!(machine.executable(text), Ok(()));
+        assert_eq!(machine.executable("/nonexistent/x").expect_err("missing"), "no such file");
+        assert_eq!(machine.executable("/").expect_err("a folder"), "not a file");
     }
 
     #[test]

@@ -203,8 +203,16 @@ pub(super) struct Report {
 #[derive(Debug, Clone)]
 pub(super) struct Finding {
     pub(super) path: Path,
+    /// The place, if it is not that of the value: a line of a file that the value names.
+    pub(super) place: Option<(String, Option<u32>)>,
     pub(super) message: String,
     pub(super) expected: String,
+}
+
+impl Finding {
+    fn new(path: &Path, message: String, expected: &str) -> Self {
+        Self { path: path.clone(), place: None, message, expected: expected.to_owned() }
+    }
 }
 
 /// Findings of one kind that are kept: a list of thousands with one systematic mistake needs no
@@ -214,14 +222,24 @@ const FINDINGS: usize = 200;
 impl Report {
     /// Adds an error.
     pub(super) fn error(&self, path: &Path, message: String, expected: &str) {
-        let finding = Finding { path: path.clone(), message, expected: expected.to_owned() };
+        push_bounded(&mut self.errors.borrow_mut(), Finding::new(path, message, expected));
+    }
+
+    /// Adds an error in a file that a value names.
+    pub(super) fn error_in(
+        &self,
+        path: &Path,
+        place: (String, Option<u32>),
+        message: String,
+        expected: &str,
+    ) {
+        let finding = Finding { place: Some(place), ..Finding::new(path, message, expected) };
         push_bounded(&mut self.errors.borrow_mut(), finding);
     }
 
     /// Adds a warning.
     pub(super) fn warning(&self, path: &Path, message: String) {
-        let finding = Finding { path: path.clone(), message, expected: String::new() };
-        push_bounded(&mut self.warnings.borrow_mut(), finding);
+        push_bounded(&mut self.warnings.borrow_mut(), Finding::new(path, message, ""));
     }
 
     /// Errors and warnings, in the order found.
@@ -234,11 +252,8 @@ fn push_bounded(list: &mut Vec<Finding>, finding: Finding) {
     if list.len() < FINDINGS {
         list.push(finding);
     } else if list.len() == FINDINGS {
-        list.push(Finding {
-            path: Path::default(),
-            message: format!("there is more than these {FINDINGS}"),
-            expected: String::new(),
-        });
+        let message = format!("there is more than these {FINDINGS}");
+        list.push(Finding::new(&Path::default(), message, ""));
     }
 }
 

@@ -65,6 +65,14 @@ pub trait Host {
     /// Why it cannot be read, for the operator.
     fn read(&self, path: &str) -> Result<String, String>;
 
+    /// Whether a file is there and may be executed. A host without files has nothing against any.
+    ///
+    /// # Errors
+    /// Why it cannot be started, for the operator.
+    fn executable(&self, _path: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The name servers that the system is configured to use. Those that are our own listeners are
     /// left out by the caller.
     fn system_resolvers(&self) -> Vec<SocketAddr>;
@@ -210,10 +218,10 @@ impl<'e> Places<'e> {
     }
 
     fn error(&self, finding: Finding) -> ConfigError {
-        let (file, line) = self.lines.find(&finding.path.segments());
+        let (file, line) = self.place(&finding);
         ConfigError {
             path: finding.path.to_string(),
-            file: self.file(file),
+            file,
             line,
             message: finding.message,
             expected: finding.expected,
@@ -221,9 +229,15 @@ impl<'e> Places<'e> {
     }
 
     fn warning(&self, finding: Finding) -> Warning {
-        let (file, line) = self.lines.find(&finding.path.segments());
-        let path = finding.path.to_string();
-        Warning { path, file: self.file(file), line, message: finding.message }
+        let (file, line) = self.place(&finding);
+        Warning { path: finding.path.to_string(), file, line, message: finding.message }
+    }
+
+    fn place(&self, finding: &Finding) -> (String, Option<u32>) {
+        finding.place.clone().unwrap_or_else(|| {
+            let (file, line) = self.lines.find(&finding.path.segments());
+            (self.file(file), line)
+        })
     }
 
     fn script_error(&self, message: &Message) -> ConfigError {

@@ -249,6 +249,21 @@ impl<'v> Item<'v> {
         }
     }
 
+    /// Reports a name that is none of those that are known.
+    pub(super) fn unknown<'w, T>(
+        &self,
+        message: &str,
+        expected: &str,
+        known: impl Iterator<Item = &'w str>,
+    ) -> Option<T> {
+        let similar = match self.value {
+            Value::Text(name) => most_similar(name, known),
+            _ => None,
+        };
+        let hint = similar.map(|word| format!(" (did you mean {word:?}?)")).unwrap_or_default();
+        self.wrong_because(message, &format!("{expected}{hint}"))
+    }
+
     /// Reports a warning about the value.
     pub(super) fn warning(&self, message: &str) {
         self.report.warning(&self.path, format!("{} {message}", self.value));

@@ -151,7 +151,7 @@ impl Engine {
         question: &[u8],
         suspended: Suspended,
     ) -> Result<(), Suspended> {
-        let processes = self.processes.iter_mut().map(|(_, process)| process);
+        let processes = self.processes.values_mut();
         let asked = processes.filter(|process| process.plugin == plugin && !process.given_up);
         let mut calls = asked.flat_map(|process| &mut process.calls);
         let is_same =
@@ -265,7 +265,7 @@ impl Engine {
         }
         let rest = self.processes.get(handle).map_or(0, |process| process.output.len());
         if rest > PROCESS_OUTPUT_OCTETS {
-            self.give_up(now, handle, &PolicyError::Output);
+            self.give_process_up(now, handle, &PolicyError::Output);
         }
     }
 
@@ -282,7 +282,7 @@ impl Engine {
             match read {
                 Ok((id, result)) => self.answered(now, handle, id, &result),
                 Err(error) => {
-                    self.give_up(now, handle, &error);
+                    self.give_process_up(now, handle, &error);
                     return false;
                 }
             }
@@ -364,7 +364,7 @@ impl Engine {
         let Some(oldest) = process.calls.front() else { return };
         let is_deaf = process.heard_at.is_none_or(|heard| heard < oldest.asked_at);
         if process.command.mode == ExecMode::Once || is_deaf {
-            return self.give_up(now, handle, &PolicyError::Timeout);
+            return self.give_process_up(now, handle, &PolicyError::Timeout);
         }
         // It works, but not fast enough for this one.
         let plugin = process.plugin;
@@ -388,7 +388,7 @@ impl Engine {
     }
 
     /// Kills a process; those who wait for it get the error. It keeps its place until it has ended.
-    fn give_up(&mut self, now: Instant, handle: ProcessHandle, error: &PolicyError) {
+    fn give_process_up(&mut self, now: Instant, handle: ProcessHandle, error: &PolicyError) {
         let Some(process) = self.processes.get_mut(handle) else { return };
         process.given_up = true;
         process.output = Vec::new();

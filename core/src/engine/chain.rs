@@ -242,7 +242,7 @@ impl<'a> Desk<'a> {
         if !self.snapshot.tells_client_subnets {
             return None;
         }
-        let mut zones = self.snapshot.routes.candidates(lower_name);
+        let mut zones = self.snapshot.routes.candidates(lower_name).iter();
         let serves = |place: &&usize| self.snapshot.serves(**place, route);
         let of_best_zone = zones.find(|of_zone| of_zone.iter().any(|place| serves(&place)));
         let upstreams = of_best_zone.into_iter().flatten().filter(serves);
@@ -472,16 +472,12 @@ impl<'a> Desk<'a> {
         if detour.is_none() {
             return write_local(reply, asker, settings, rcode, answers, authority, None);
         }
-        let adapted = |record: &LocalRecord<'_>| {
-            let owner = if record.owner == Owner::Question { detour.owner() } else { record.owner };
-            LocalRecord { owner, ttl: detour.ttl.clamp(record.ttl), ..*record }
-        };
         let asked = asked_type(asker);
         let carried = answers.iter().filter(|record| detour.carries(asked, record.record_type));
-        let own: Vec<_> = carried.map(adapted).collect();
-        let mut soa: Vec<_> = authority.iter().map(adapted).collect();
+        let own: Vec<_> = carried.map(|record| detour.adapted(record)).collect();
+        let mut soa: Vec<_> = authority.iter().map(|record| detour.adapted(record)).collect();
         if own.is_empty() && soa.is_empty() {
-            soa.push(adapted(&local_soa(answers.first().map_or(0, |record| record.ttl))));
+            soa.push(detour.adapted(&local_soa(answers.first().map_or(0, |record| record.ttl))));
         }
         let with_aliases: Vec<_> = detour.records().chain(own).collect();
         write_local(reply, asker, settings, rcode, &with_aliases, &soa, None)

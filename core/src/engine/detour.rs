@@ -59,6 +59,12 @@ impl Detour {
         last.map_or(Owner::Question, |alias| Owner::Name(alias.target.as_wire()))
     }
 
+    /// A record of the name that was looked up, as it is given to the client.
+    pub(super) fn adapted<'r>(&'r self, record: &LocalRecord<'r>) -> LocalRecord<'r> {
+        let owner = if record.owner == Owner::Question { self.owner() } else { record.owner };
+        LocalRecord { owner, ttl: self.ttl.clamp(record.ttl), ..*record }
+    }
+
     /// Whether a record of this type answers the client, who asked for `asked`: with another type than
     /// the asked one only addresses carry over, and none that was not asked for.
     pub(super) fn carries(&self, asked: RecordType, found: RecordType) -> bool {

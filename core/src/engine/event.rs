@@ -302,6 +302,10 @@ impl EventGate {
             | Event::UpstreamIgnoresCase { .. }
             | Event::HostFound { .. }
             | Event::HostNotFound { .. }
+            | Event::PluginFailed { .. }
+            | Event::PluginDisabled { .. }
+            | Event::PluginEnabled { .. }
+            | Event::PluginEnded { .. }
             | Event::LimitReached { .. }
             | Event::Suppressed { .. } => {}
         }

@@ -4,6 +4,8 @@
 //! case, size and transport, or its client has gone and that is counted. Fetches of our own have no
 //! waiters: they look whether an endpoint is back, or look up an upstream's address.
 
+use std::sync::Arc;
+
 use super::chain::{refused_as, write_refused_lead};
 use super::detour::Detour;
 use super::leads::{marks_of, question};
@@ -20,8 +22,8 @@ use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::Family;
 use crate::wire::{
-    Asker, ClientEdns, ClientSubnet, ErrorNote, Flags, Rcode, ReplyOptions, ResponseView,
-    write_answer, write_rcode,
+    Asker, ClientEdns, ClientSubnet, ErrorNote, Flags, Rcode, ReplyOptions, ReplySettings,
+    ResponseView, limit_ttls, write_answer, write_rcode,
 };
 
 /// A question being asked upstream.

@@ -75,8 +75,10 @@ pub(super) fn blocking_list<'s>(set: &'s BlockSet, view: &ResponseView<'_>) -> O
         if let Lead::Name(name) = lead
             && found.is_none()
         {
-            // The name of the list outlives the name that it blocks.
-            found = set.blocking_list(name);
+            let is_blocked = set.blocks(name).is_some();
+            let mut lists = set.lists.iter().filter(|_| is_blocked);
+            let list = lists.find(|list| list.names.matches(name).is_some());
+            found = list.map(|list| list.name.as_str());
         }
     });
     found

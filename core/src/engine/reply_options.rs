@@ -6,7 +6,8 @@
 //! (RFC 7873 section 5.2.3).
 
 use super::Transport;
-use super::question::{Client, Desk};
+use super::chain::Desk;
+use super::question::Client;
 use crate::metrics::Counter;
 use crate::time::{Duration, Instant};
 use crate::wire::{

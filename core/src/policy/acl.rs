@@ -76,7 +76,7 @@ pub fn fold(ip: IpAddr) -> IpAddr {
 }
 
 /// A network of v4-mapped addresses becomes the IPv4 network.
-fn fold_network(network: IpNet) -> IpNet {
+pub(super) fn fold_network(network: IpNet) -> IpNet {
     if let IpNet::V6(net) = network
         && let Some(prefix_len) = net.prefix_len().checked_sub(MAPPED_PREFIX_LEN)
         && let Some(ip) = net.addr().to_ipv4_mapped()

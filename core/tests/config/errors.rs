@@ -219,7 +219,8 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "plugins = { entries = { { path = 'x/a.lua' }, { path = 'y/a.lua' } } }",
-        "plugins.entries[2].name: \"a.lua\" is the name of another plugin; expected a unique name",
+        "plugins.entries[2].path: \"y/a.lua\" makes \"a.lua\" the name of two plugins; expected \
+         another file name, or a name of its own",
     ),
     (
         "plugins = { entries = { { path = 'a', runtime = 'wasm' } } }",

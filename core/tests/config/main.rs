@@ -3,6 +3,7 @@
 mod errors;
 mod later;
 mod loads;
+mod policies;
 mod scripts;
 mod support;
 mod transports;

@@ -13,6 +13,7 @@ use balancedns_core::time::{Duration, Instant};
 pub(crate) struct FakeHost {
     pub variables: BTreeMap<String, String>,
     pub files: BTreeMap<String, String>,
+    pub executables: Vec<String>,
     pub resolvers: Vec<SocketAddr>,
     /// With it, each reading of the clock is a tenth of a second later.
     pub has_clock: bool,
@@ -25,6 +26,11 @@ impl Host for FakeHost {
 
     fn read(&self, path: &str) -> Result<String, String> {
         self.files.get(path).cloned().ok_or_else(|| "no such file".to_owned())
+    }
+
+    fn executable(&self, path: &str) -> Result<(), String> {
+        let is_there = self.executables.iter().any(|known| known == path);
+        if is_there { Ok(()) } else { Err("no such file".to_owned()) }
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -56,6 +62,11 @@ impl FakeHost {
 
     pub(crate) fn file(mut self, path: &str, text: &str) -> Self {
         self.files.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
+    pub(crate) fn executable(mut self, path: &str) -> Self {
+        self.executables.push(path.to_owned());
         self
     }
 

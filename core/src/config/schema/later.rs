@@ -77,7 +77,6 @@ pub(super) const ROUTING: &[Later] = &[
             detail("budget", Shape::Number(SHARE)),
         ]),
     ),
-    detail("rewrite_hops", Shape::Whole(0..=100)),
 ];
 
 /// Keys of an entry of `upstreams`.
@@ -85,7 +84,6 @@ pub(super) const UPSTREAM: &[Later] = &[
     switch("confined", Shape::Flag),
     unless("tier", "1", Shape::Whole(1..=1_000)),
     unless("weight", "1", Shape::Whole(1..=1_000_000)),
-    switch("pool", Shape::Text("the name of a pool")),
 ];
 
 /// Keys of `cache`.
@@ -110,9 +108,6 @@ pub(super) const CACHE: &[Later] = &[
     switch("snapshot_file", Shape::Text("the path of a file")),
 ];
 
-/// Keys of `hosts`.
-pub(super) const HOSTS: &[Later] = &[switch("fallthrough", Shape::Flag)];
-
 /// Keys of `blacklist`.
 pub(super) const BLACKLIST: &[Later] = &[
     switch("files", Shape::Texts("paths")),
@@ -133,24 +128,7 @@ pub(super) const CONTROL: &[Later] = &[switch("socket", Shape::Text("the path of
 
 /// Sections of the top that have nothing else.
 pub(super) const TOP: &[Later] = &[
-    switch(
-        "pools",
-        Shape::Tables(&[
-            detail("name", Shape::Text("a name")),
-            detail("policy", Shape::Text("the name of a policy")),
-        ]),
-    ),
     switch("local_records", Shape::Texts("records in presentation format")),
-    switch(
-        "groups",
-        Shape::Tables(&[
-            detail("name", Shape::Text("a name")),
-            detail("clients", Shape::Networks),
-            detail("blacklist", Shape::Anything),
-            detail("plugins", Shape::Anything),
-            detail("pool", Shape::Text("the name of a pool")),
-        ]),
-    ),
     switch(
         "rate_limit",
         Shape::Table(&[
@@ -161,10 +139,6 @@ pub(super) const TOP: &[Later] = &[
             detail("action", Shape::Word(&["drop", "tc", "refuse"])),
             detail("exempt", Shape::Networks),
         ]),
-    ),
-    detail(
-        "rebinding",
-        Shape::Table(&[switch("enabled", Shape::Flag), detail("allow", Shape::Texts("names"))]),
     ),
     switch(
         "query_log",

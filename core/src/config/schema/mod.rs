@@ -5,21 +5,34 @@
 
 mod address;
 mod encrypted;
+mod groups;
 mod later;
 mod listen;
 mod plugins;
 mod policy;
+mod pools;
 mod settings;
 mod upstreams;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use self::plugins::Files;
+use self::upstreams::Upstreams;
 use super::error::{Path, Report};
-use super::reader::Section;
-use super::snapshot::{Snapshot, Stage, SubnetPolicy};
+use super::reader::{Item, Section};
+use super::snapshot::{ListenSocket, Snapshot, Stage, SubnetPolicy};
 use super::value::Value;
 use super::{Host, is_listener};
+use crate::policy::Blocking;
 use crate::upstream::Routes;
+
+/// What is expected where a name is given.
+const NAME: &str = "a name of up to 100 printable characters";
+/// Characters of a name: it is shown in logs and metrics.
+const NAME_CHARS: usize = 100;
+/// Seconds that an answer to a blocked question may be remembered, if nothing says otherwise.
+const BLOCK_TTL: u32 = 60;
 
 /// What was read, with defaults where something was wrong.
 pub(super) struct Read {
@@ -33,37 +46,40 @@ pub(super) struct Read {
 /// Reads the whole table.
 pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str) -> Read {
     let mut top = Section::top(value, report);
-    let mut files = Vec::new();
+    let mut read = Vec::new();
+    let mut files = Files { host, folder, read: &mut read };
     let listen = listen::read(top.section("listen"), host, folder);
     let logging = settings::logging(top.section("logging"));
     let acl = policy::acl(&mut top);
     let mut routing = settings::routing(top.section("routing"), &listen.sockets, host);
-    let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, host, folder);
-    let looks_up = upstreams.have_host_names();
-    let asks_system = looks_up && routing.settings.bootstrap.is_empty();
-    if asks_system {
-        let mut servers = host.system_resolvers();
-        servers.retain(|server| !is_listener(*server, &listen.sockets, host));
-        if servers.is_empty() {
-            upstreams.report_no_bootstrap(report);
-        }
-        routing.settings.bootstrap = servers;
-    }
-    if !looks_up {
-        routing.settings.bootstrap.clear(); // nothing to ask them
-    }
-    let blocking = policy::blacklist(top.section("blacklist"));
-    let hosts = policy::hosts(top.section("hosts"), host, folder, &mut files);
+    let pools = pools::read(&mut top);
+    let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, &pools, &files);
+    pools.check_members(&upstreams, report);
+    let routes = Routes::new(&upstreams.zones);
+    let asks_system =
+        bootstrap(&upstreams, &mut routing.settings.bootstrap, &listen.sockets, host, report);
+    let mut block_sets = vec![policy::blacklist(top.section("blacklist"))];
+    let hosts = policy::hosts(top.section("hosts"), &mut files);
     let cache = settings::cache(top.section("cache"));
     let control = settings::control(top.section("control"));
-    plugins::read(top.section("plugins"));
+    let plugins = plugins::read(top.section("plugins"), &mut files);
+    let parts = groups::Parts {
+        pools: &pools,
+        plugins: &plugins,
+        chain: &routing.chain,
+        cache_enabled: cache.enabled,
+        block_sets: &mut block_sets,
+    };
+    let groups = groups::read(&mut top, parts, policy::blacklist);
+    let rebinding = policy::rebinding(top.section("rebinding"), &routes);
     later::check(&mut top, later::TOP);
     top.finish();
-    if hosts.is_some() && !routing.chain.contains(&Stage::Hosts) {
-        report.warning(
-            &Path::default().key("hosts").key("file"),
-            "has no effect without \"hosts\" in routing.chain".to_owned(),
-        );
+    let lacking = |stage| !routing.chain.contains(&stage);
+    if hosts.hosts.is_some() && lacking(Stage::Hosts) {
+        warn_no_stage(report, "hosts", "file", "hosts");
+    }
+    if plugins.enabled && lacking(Stage::Policy) {
+        warn_no_stage(report, "plugins", "enabled", "lua_policy");
     }
     let snapshot = Snapshot {
         generation: 1,
@@ -71,23 +87,63 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         logging,
         acl,
         chain: routing.chain,
-        groups: Arc::default(),
-        blocking: blocking.into(),
+        groups: groups.into(),
+        blocking: Blocking::new(block_sets, 1).into(),
         local_records: Arc::default(),
-        hosts: hosts.map(Into::into),
-        hosts_fallthrough: false,
-        plugins: Arc::default(),
-        rebinding: None,
-        pools: Vec::new(),
+        hosts: hosts.hosts.map(Into::into),
+        hosts_fallthrough: hosts.fallthrough,
+        plugins: plugins.settings.into(),
+        rebinding: rebinding.map(Into::into),
+        pools: pools.names,
         tells_client_subnets: upstreams
             .settings
             .iter()
             .any(|upstream| upstream.client_subnet != SubnetPolicy::Off),
         upstreams: upstreams.settings,
-        routes: Routes::new(&upstreams.zones),
+        routes,
         routing: routing.settings,
         cache,
         control,
     };
-    Read { snapshot, files, asks_system }
+    Read { snapshot, files: read, asks_system }
+}
+
+/// Keeps those name servers that host names are looked up at; whether they are the system's.
+fn bootstrap(
+    upstreams: &Upstreams,
+    servers: &mut Vec<SocketAddr>,
+    listeners: &[ListenSocket],
+    host: &dyn Host,
+    report: &Report,
+) -> bool {
+    if !upstreams.have_host_names() {
+        servers.clear(); // nothing to ask them
+        return false;
+    }
+    if !servers.is_empty() {
+        return false;
+    }
+    *servers = host.system_resolvers();
+    servers.retain(|server| !is_listener(*server, listeners, host));
+    if servers.is_empty() {
+        upstreams.report_no_bootstrap(report);
+    }
+    true
+}
+
+fn warn_no_stage(report: &Report, section: &str, key: &str, stage: &str) {
+    let message = format!("has no effect without {stage:?} in routing.chain");
+    report.warning(&Path::default().key(section).key(key), message);
+}
+
+/// Reads a name, which must be another one than those known; `of` is what has names of this kind.
+fn unique_name<'v>(item: &Item<'v>, of: &str, known: &[String]) -> Option<&'v str> {
+    let name = item.word(NAME)?;
+    if name.chars().count() > NAME_CHARS || name.chars().any(char::is_control) {
+        return item.wrong_because("is wrong", NAME);
+    }
+    if known.iter().any(|known| known == name) {
+        item.error(&format!("is the name of another {of}"), "a unique name");
+    }
+    Some(name)
 }

@@ -1,15 +1,16 @@
-//! `acl`, `blacklist` and `hosts`: what is decided before anybody is asked.
+//! `acl`, `blacklist`, `hosts` and `rebinding`: what is decided before anybody is asked.
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::super::Host;
 use super::super::reader::{Item, Section};
 use super::super::vm::resolve;
+use super::plugins::Files;
 use super::settings::TTL;
-use super::{address, later};
-use crate::policy::{Acl, BlockPatternError, BlockSet, Blocking, Blocklist, Hosts, NameList};
+use super::{BLOCK_TTL, address, later};
+use crate::policy::{Acl, BlockPatternError, BlockSet, Blocklist, Hosts, NameList, Rebinding};
+use crate::upstream::Routes;
 
 /// Reads `acl`. An empty list is none: local clients only.
 pub(super) fn acl(top: &mut Section<'_>) -> Acl {
@@ -19,30 +20,35 @@ pub(super) fn acl(top: &mut Section<'_>) -> Acl {
 
 /// The networks of a list.
 pub(super) fn networks(entries: &[Item<'_>]) -> Vec<IpNet> {
+    entries.iter().filter_map(network).collect()
+}
+
+/// A network, or an address as one.
+pub(super) fn network(entry: &Item<'_>) -> Option<IpNet> {
     const EXPECTED: &str = "a network such as \"192.0.2.0/24\", or an ip address";
-    let mut networks = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let Some(text) = entry.word(EXPECTED) else {
-            continue;
-        };
-        match address::network(text) {
-            None => entry.error("is not a network", EXPECTED),
-            Some(network) => {
-                if network.trunc() != network {
-                    entry.warning(&format!("means {}", network.trunc()));
-                }
-                networks.push(network);
-            }
-        }
+    let Some(network) = address::network(entry.word(EXPECTED)?) else {
+        return entry.wrong_because("is not a network", EXPECTED);
+    };
+    if network.trunc() != network {
+        entry.warning(&format!("means {}", network.trunc()));
     }
-    networks
+    Some(network)
 }
 
 /// Reads `blacklist`.
-pub(super) fn blacklist(mut section: Section<'_>) -> Blocking {
+pub(super) fn blacklist(mut section: Section<'_>) -> BlockSet {
+    let names = patterns(&mut section, "domains");
+    later::check(&mut section, later::BLACKLIST);
+    section.finish();
+    let list = NameList::new("blacklist.domains", names);
+    BlockSet { lists: vec![Arc::new(list)], ttl: BLOCK_TTL, ..BlockSet::default() }
+}
+
+/// Reads a list of names and wildcards.
+fn patterns(section: &mut Section<'_>, key: &'static str) -> Blocklist {
     const EXPECTED: &str = "a name, or *.name or .name for all names below it";
     let mut builder = Blocklist::builder();
-    for entry in section.list("domains", "names") {
+    for entry in section.list(key, "names") {
         let Some(text) = entry.word(EXPECTED) else {
             continue;
         };
@@ -54,28 +60,36 @@ pub(super) fn blacklist(mut section: Section<'_>) -> Blocking {
             Err(error) => entry.error(&error.to_string(), EXPECTED),
         }
     }
-    later::check(&mut section, later::BLACKLIST);
+    builder.build()
+}
+
+/// Reads `rebinding`. Zones that are routed to upstreams of their own are not the public DNS.
+pub(super) fn rebinding(mut section: Section<'_>, routes: &Routes) -> Option<Rebinding> {
+    let enabled = section.boolean("enabled", false);
+    let allow = patterns(&mut section, "allow");
     section.finish();
-    let list = NameList::new("blacklist.domains", builder.build());
-    let set = BlockSet { lists: vec![Arc::new(list)], ttl: 60, ..BlockSet::default() };
-    Blocking::new(vec![set], 1)
+    enabled.then(|| Rebinding::new(allow, routes.zones().map(|(zone, _)| zone)))
+}
+
+/// `hosts`.
+pub(super) struct HostsSettings {
+    pub(super) hosts: Option<Hosts>,
+    pub(super) fallthrough: bool,
 }
 
 /// Reads `hosts` and the file it names.
-pub(super) fn hosts(
-    mut section: Section<'_>,
-    host: &dyn Host,
-    folder: &str,
-    files: &mut Vec<String>,
-) -> Option<Hosts> {
+pub(super) fn hosts(mut section: Section<'_>, files: &mut Files<'_>) -> HostsSettings {
     let file = section.item("file").filter(|item| !item.is_off());
     let ttl = section.integer("ttl", TTL, 60);
-    later::check(&mut section, later::HOSTS);
+    let fallthrough = section.boolean("fallthrough", false);
     section.finish();
-    let file = file?;
-    let path = resolve(folder, file.word("the path of a hosts file, or false")?);
-    files.push(path.clone());
-    match host.read(&path) {
+    HostsSettings { hosts: file.and_then(|file| hosts_file(&file, ttl, files)), fallthrough }
+}
+
+fn hosts_file(file: &Item<'_>, ttl: u32, files: &mut Files<'_>) -> Option<Hosts> {
+    let path = resolve(files.folder, file.word("the path of a hosts file, or false")?);
+    files.read.push(path.clone());
+    match files.host.read(&path) {
         Err(error) => {
             file.error(&format!("cannot be read: {error}"), "a readable file");
             None

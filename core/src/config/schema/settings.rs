@@ -77,7 +77,7 @@ pub(super) fn routing(
         attempts_max: section.integer("attempts_max", 1..=100, 8),
         failover_on,
         bootstrap: bootstrap(&mut section, listeners, host),
-        rewrite_hops: 4,
+        rewrite_hops: section.integer("rewrite_hops", 0..=16, 4),
         special_names: section.boolean("special_names", true),
         firefox_canary: section.boolean("firefox_canary", false),
     };

@@ -12,8 +12,10 @@ use super::super::snapshot::{
 use super::super::value::Value;
 use super::address::{self, HOST_PORT};
 use super::encrypted::{self, DOH_URL, DohUrl, Written};
-use super::later;
+use super::plugins::Files;
+use super::pools::Pools;
 use super::settings::MILLIS;
+use super::{NAME, later, unique_name};
 use crate::config::is_listener;
 use crate::limits::UPSTREAMS;
 use crate::time::Duration;
@@ -21,8 +23,6 @@ use crate::wire::{Name, PrefixLengths};
 
 /// The key of the address.
 const ADDR: &str = "addr";
-/// Characters of an upstream's name, which is a metric label.
-const NAME_CHARS: usize = 100;
 
 const PROTOCOLS: &[(&str, UpstreamProtocol)] = &[
     ("udp", UpstreamProtocol::Udp),
@@ -72,8 +72,8 @@ pub(super) fn read(
     top: &mut Section<'_>,
     listeners: &[ListenSocket],
     routing: &RoutingSettings,
-    host: &dyn Host,
-    folder: &str,
+    pools: &Pools,
+    files: &Files<'_>,
 ) -> Upstreams {
     const EXPECTED: &str = "a list of at least one upstream";
     let mut upstreams = Upstreams::default();
@@ -92,7 +92,8 @@ pub(super) fn read(
     for entry in entries {
         let mut section = entry.clone().section();
         let name = name(&mut section, &mut names);
-        let (one, address_key) = upstream(&mut section, &name, listeners, host, folder);
+        let (mut one, address_key) = upstream(&mut section, &name, listeners, files);
+        one.pool = pools.chosen(&mut section);
         let zones = zones(&mut section);
         later::check(&mut section, later::UPSTREAM);
         if one.timeout > routing.deadline {
@@ -110,18 +111,8 @@ pub(super) fn read(
 
 /// Reads the name, which must be another one than all before it; one that is wrong is empty.
 fn name(section: &mut Section<'_>, names: &mut Vec<String>) -> String {
-    const EXPECTED: &str = "a name of up to 100 printable characters";
-    let mut name = "";
-    if let Some(item) = section.required("name", EXPECTED)
-        && let Some(text) = item.word(EXPECTED)
-    {
-        if text.chars().count() > NAME_CHARS || text.chars().any(char::is_control) {
-            item.error("is wrong", EXPECTED);
-        } else if names.iter().any(|known| known == text) {
-            item.error("is the name of another upstream", "a unique name");
-        }
-        name = text;
-    }
+    let item = section.required("name", NAME);
+    let name = item.and_then(|item| unique_name(&item, "upstream", names)).unwrap_or_default();
     names.push(name.to_owned());
     name.to_owned()
 }
@@ -132,13 +123,12 @@ fn upstream(
     section: &mut Section<'_>,
     name: &str,
     listeners: &[ListenSocket],
-    host: &dyn Host,
-    folder: &str,
+    files: &Files<'_>,
 ) -> (UpstreamSettings, &'static str) {
     let protocol = section.choice("protocol", PROTOCOLS, UpstreamProtocol::Udp);
     let url = encrypted::doh_url(section, protocol);
     let place = place(section, protocol, url.as_ref());
-    let addr = place.as_ref().and_then(|place| addr(place, listeners, host));
+    let addr = place.as_ref().and_then(|place| addr(place, listeners, files.host));
     let literal = match &addr {
         Some(UpstreamAddress::Literal(addr)) => Some(*addr),
         Some(UpstreamAddress::Host { .. }) | None => None,
@@ -156,7 +146,7 @@ fn upstream(
         randomize_case: for_datagrams(section, "randomize_case", protocol),
         cookies: for_datagrams(section, "cookies", protocol),
         source: encrypted::source(section, literal),
-        tls: encrypted::tls(section, protocol, name, certified, folder),
+        tls: encrypted::tls(section, protocol, name, certified, files.folder),
         doh: url.as_ref().map(|(_, url)| Arc::new(url.target.clone())),
     };
     (settings, place.map_or(ADDR, |place| place.key))
