@@ -223,10 +223,10 @@ mod tests {
         };
         let (a, inet) = (RecordType::A, RecordClass::IN);
         let keys = [
-            new(a, inet, false, false, None, Route::General),
-            new(RecordType(65), inet, false, false, None, Route::General),
-            new(RecordType(97), inet, false, false, None, Route::General),
-            new(a, RecordClass::CH, false, false, None, Route::General),
+            new(a, inet, false, false, None),
+            new(RecordType(65), inet, false, false, None),
+            new(RecordType(97), inet, false, false, None),
+            new(a, RecordClass::CH, false, false, None),
             new(a, inet, true, false, None),
             new(a, inet, false, true, None),
             new(a, inet, true, true, None),

@@ -10,17 +10,18 @@ use std::fmt;
 
 use books::Books;
 
+use super::calls::Process;
 use super::client_exchanges::{Exchange, Phase};
 use super::fetch::{AttemptVia, Candidate, Fetch, Purpose};
 use super::upstream_streams::conns_max;
 use super::{Action, Conn, Due, Engine, FetchHandle, ReplyTo, Target};
 use crate::conn::{ClientConn, Stage, UpstreamConn};
-use crate::handle::{ConnHandle, HostHandle, SocketHandle};
+use crate::handle::{ConnHandle, HostHandle, ProcessHandle, SocketHandle};
 use crate::limits::{
-    CANDIDATES, CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CONNS, EVENTS, EXCHANGES,
+    CALLS_PER_PROCESS, CANDIDATES, CLIENT_PIPELINE, CLIENT_UNSENT_OCTETS, CONNS, EVENTS, EXCHANGES,
     EXCHANGES_PER_CLIENT_CONN, FETCHES, GIVEN_UP_IDS_PER_CONN, IDS, MESSAGE_OCTETS,
-    OUTBOX_DATAGRAMS, PIPELINE_PER_CONN, QUERIES_PER_SOCKET, SOCKETS, UNSENT_OCTETS, UPSTREAMS,
-    WAITERS, WAITERS_PER_FETCH,
+    OUTBOX_DATAGRAMS, PIPELINE_PER_CONN, PLUGIN_CALLS, PROCESS_OUTPUT_OCTETS, PROCESSES,
+    QUERIES_PER_SOCKET, SOCKETS, UNSENT_OCTETS, UPSTREAMS, WAITERS, WAITERS_PER_FETCH,
 };
 use crate::time::Instant;
 use crate::timers::TimerId;
@@ -49,6 +50,10 @@ pub struct Audit {
     pub endpoints: usize,
     /// Host names of upstreams.
     pub hosts: usize,
+    /// Processes of plugins.
+    pub processes: usize,
+    /// Clients' queries that wait for one of them.
+    pub suspended: usize,
     /// Timers, set or not.
     pub timers: usize,
 }
@@ -90,6 +95,7 @@ impl Engine {
         auditor.conns()?;
         auditor.endpoints()?;
         auditor.hosts()?;
+        auditor.processes()?;
         auditor.tables()?;
         auditor.end()?;
         auditor.timers()?;
@@ -410,6 +416,35 @@ impl Auditor<'_> {
         Ok(())
     }
 
+    fn processes(&mut self) -> Checked {
+        let mut suspended = 0;
+        for (handle, process) in self.engine.processes.iter() {
+            self.audit.processes += 1;
+            suspended += process.waiters().count();
+            self.process(handle, process)?;
+        }
+        self.audit.suspended = suspended;
+        agree(self.engine.suspended, suspended, format_args!("queries that wait for a plugin"))?;
+        within(suspended, PLUGIN_CALLS, format_args!("queries that wait for a plugin"))
+    }
+
+    fn process(&mut self, handle: ProcessHandle, process: &Process) -> Checked {
+        let calls = process.calls.len();
+        within(calls, CALLS_PER_PROCESS, format_args!("calls of {handle:?}"))?;
+        let is_idle = !process.given_up || calls == 0;
+        ensure(is_idle, format_args!("somebody waits for {handle:?}, which was given up"))?;
+        for call in &process.calls {
+            let waiters = call.waiters.len();
+            ensure(waiters > 0, format_args!("nobody waits for a call of {handle:?}"))?;
+            within(waiters, WAITERS_PER_FETCH, format_args!("who waits for a call"))?;
+        }
+        let output = process.output.len();
+        within(output, PROCESS_OUTPUT_OCTETS, format_args!("output of {handle:?}"))?;
+        let armed = self.take_timer(process.timer, Due::Process(handle))?;
+        let oldest = process.calls.front().map(|call| call.deadline);
+        agree(armed, oldest, format_args!("when to look at {handle:?}"))
+    }
+
     fn tables(&self) -> Checked {
         let (engine, audit) = (self.engine, &self.audit);
         let conns = audit.client_conns + audit.upstream_conns;
@@ -419,6 +454,7 @@ impl Auditor<'_> {
             ("connections", engine.conns.len(), conns, CONNS),
             ("exchanges", engine.exchanges.len(), audit.exchanges, EXCHANGES),
             ("hosts", engine.hosts.len(), audit.hosts, 2 * UPSTREAMS),
+            ("processes", engine.processes.len(), audit.processes, PROCESSES),
         ] {
             agree(noted, counted, format_args!("{what}"))?;
             within(counted, bound, format_args!("{what}"))?;

@@ -2,7 +2,6 @@
 
 use super::detour::{Alias, Detour};
 use crate::cache::Key;
-use crate::policy::{Choice, TtlLimits};
 use crate::upstream::Route;
 use crate::wire::{Asker, ClientSubnet, Name, RecordType};
 
@@ -43,13 +42,6 @@ pub(super) struct PolicyProgress {
 pub(super) struct Rewritten {
     pub(super) name: Name,
     pub(super) record_type: RecordType,
-}
-
-/// What a plugin says about an answer that is yet to come.
-#[derive(Debug, Default)]
-pub(super) struct Wishes {
-    pub(super) choice: Option<Choice>,
-    pub(super) ttl: TtlLimits,
 }
 
 impl Course {

@@ -438,6 +438,22 @@ mod tests {
                 Level::Warn,
                 "upstream one: too many replies to no query of ours; its port was changed",
             ),
+            (
+                Event::PluginFailed { plugin: upstream(), error: "took too long".to_owned() },
+                Level::Warn,
+                "plugin one: took too long",
+            ),
+            (
+                Event::PluginDisabled { plugin: upstream(), failures: 3 },
+                Level::Warn,
+                "plugin one has failed 3 times in a row; it is not asked for 30 s",
+            ),
+            (Event::PluginEnabled { plugin: upstream() }, Level::Info, "plugin one answers again"),
+            (
+                Event::PluginEnded { plugin: upstream(), how: "ended with code 1".to_owned() },
+                Level::Warn,
+                "plugin one: its process ended with code 1",
+            ),
             (Event::LimitReached { limit: "fetches" }, Level::Warn, "limit reached: fetches"),
             (
                 Event::Suppressed { event: "limit_reached", count: 9 },

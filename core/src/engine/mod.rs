@@ -604,11 +604,6 @@ impl Engine {
         self.now
     }
 
-    fn dead_handle(&mut self, now: Instant) {
-        self.advance(now);
-        self.metrics.counters.count(Counter::DeadHandles);
-    }
-
     fn report_limit(&mut self, now: Instant, counter: Counter, limit: &'static str) {
         self.metrics.counters.count(counter);
         self.report(now, Event::LimitReached { limit });

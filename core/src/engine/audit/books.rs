@@ -32,6 +32,9 @@ impl Books {
     pub(super) fn of(engine: &Engine) -> Self {
         let mut books = Self::default();
         books.add_fetches(engine);
+        for waiter in engine.processes.iter().flat_map(|(_, process)| process.waiters()) {
+            books.add_waiter(waiter.reply_to);
+        }
         for (_, socket) in engine.sockets.iter().filter(|(_, socket)| socket.retired) {
             *books.retired.entry(socket.endpoint).or_default() += 1;
         }
@@ -57,6 +60,14 @@ impl Books {
         books
     }
 
+    fn add_waiter(&mut self, reply_to: ReplyTo) {
+        match reply_to {
+            ReplyTo::Stream(conn) => *self.waiters.entry(conn).or_default() += 1,
+            ReplyTo::Exchange(exchange) => self.exchanges.extend([exchange]),
+            ReplyTo::Datagram(_) => {}
+        }
+    }
+
     fn add_fetches(&mut self, engine: &Engine) {
         for (_, fetch) in engine.fetches.iter() {
             match fetch.purpose {
@@ -64,11 +75,7 @@ impl Books {
                 Purpose::Clients | Purpose::Probe => {}
             }
             for waiter in &fetch.waiters {
-                match waiter.reply_to {
-                    ReplyTo::Stream(conn) => *self.waiters.entry(conn).or_default() += 1,
-                    ReplyTo::Exchange(exchange) => self.exchanges.extend([exchange]),
-                    ReplyTo::Datagram(_) => {}
-                }
+                self.add_waiter(waiter.reply_to);
             }
             let endpoint = match fetch.attempt.via {
                 AttemptVia::Nothing => None,

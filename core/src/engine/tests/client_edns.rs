@@ -7,7 +7,10 @@ use bytes::BytesMut;
 use super::harness::{World, blocking, error, query, rcode, reply, snapshot, upstream};
 use crate::config::{Snapshot, Stage, UpstreamProtocol};
 use crate::conn::append_message;
-use crate::engine::question::{Client, Desk, Verdict};
+use crate::engine::chain::Desk;
+use crate::engine::leads::Rules;
+use crate::engine::plugins::Plugins;
+use crate::engine::question::{Client, Verdict};
 use crate::engine::{Shared, Transport};
 use crate::handle::ConnHandle;
 use crate::limits::MESSAGE_OCTETS;
@@ -91,12 +94,16 @@ fn ask_over(world: &mut World, conn: ConnHandle, message: &[u8]) -> Vec<u8> {
 fn decide(snapshot: &Snapshot, transport: Transport, message: &[u8]) -> Vec<u8> {
     let shared = Shared::new(snapshot, [1; 32]);
     let metrics = WorkerMetrics::default();
-    let desk = Desk { snapshot, shared: &shared, counters: &metrics.counters };
+    let mut plugins = Plugins::new(&snapshot.plugins, None);
+    let (counters, rules) = (&metrics.counters, Rules::new(snapshot, 1));
+    let mut desk = Desk { snapshot, shared: &shared, counters, plugins: &mut plugins, rules };
     let address: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
     let mut out = vec![0; MESSAGE_OCTETS];
     match desk.decide(Instant::ZERO, message, Client { address, transport }, &mut out) {
         Verdict::Reply(written) => out[..written.len].to_vec(),
-        Verdict::Forward(_) | Verdict::Drop => panic!("no reply"),
+        Verdict::Forward(_) | Verdict::Suspend(..) | Verdict::Ignore | Verdict::Drop => {
+            panic!("no reply")
+        }
     }
 }
 
