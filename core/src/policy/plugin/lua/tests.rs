@@ -1,0 +1,1 @@
+//! Scripts from their text to their verdicts.
