@@ -21,6 +21,7 @@ mod value;
 mod vm;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
@@ -33,6 +34,7 @@ use self::error::{Finding, Report};
 use self::lines::Lines;
 use self::vm::{Evaluation, Message};
 pub use crate::cache::TtlBounds;
+use crate::policy::{ListReader, ListSource, NameList};
 use crate::time::Instant;
 
 /// The configuration that is used when none is named.
@@ -71,6 +73,20 @@ pub trait Host {
     /// Why it cannot be started, for the operator.
     fn executable(&self, _path: &str) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The content of a list of names to block, or none if it has still to be fetched. Files are
+    /// read as text unless a host has a better way.
+    ///
+    /// # Errors
+    /// Why it cannot be read, for the operator.
+    fn list(&self, source: &ListSource) -> Result<Option<Arc<NameList>>, String> {
+        let ListSource::File(path) = source else {
+            return Ok(None);
+        };
+        let mut reader = ListReader::new(source.clone());
+        reader.read(self.read(path)?.as_bytes());
+        Ok(Some(Arc::new(reader.finish())))
     }
 
     /// The name servers that the system is configured to use. Those that are our own listeners are

@@ -45,7 +45,7 @@ pub struct BlockSet {
 /// A list with its name.
 #[derive(Debug, Clone, Default)]
 pub struct NameList {
-    /// As operators and clients are told: `blacklist.domains`, a file or a URL.
+    /// As operators and clients are told: `blacklist.domains`, the name of a file, a URL.
     pub name: String,
     /// Where it comes from, if that is not the configuration itself.
     pub source: Option<ListSource>,
@@ -276,11 +276,12 @@ impl NameList {
 }
 
 impl ListSource {
-    /// As operators and clients are told. What comes after a URL's `?` may be a secret.
+    /// As operators and clients are told. Where a file stands is nothing to clients, and what comes
+    /// after a URL's `?` may be a secret.
     #[must_use]
     pub fn shown(&self) -> String {
         match self {
-            Self::File(path) => path.clone(),
+            Self::File(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
             Self::Url(url) => {
                 url.split_once(['?', '#']).map_or(url.as_str(), |(head, _)| head).to_owned()
             }

@@ -336,28 +336,25 @@ impl ListReport {
         self.entries == 0 && self.skipped > 0
     }
 
-    /// What an operator should know, if there is anything.
+    /// What an operator should know of the list, if there is anything.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        (self.skipped > 0).then(|| self.to_string())
+        let what = if self.is_useless() { "has nothing of use" } else { "is understood in part" };
+        (self.skipped > 0).then(|| format!("{what}: {self}"))
     }
 }
 
-/// One line: `812 entries, 3 duplicates, 2 skipped: line 7: "a b" is in no known format`.
+/// One line: `812 taken, 3 repeated, 2 skipped: line 7: "a b" is in no known format, ...`.
 impl fmt::Display for ListReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entries, duplicates, skipped, .. } = self;
-        if self.is_useless() {
-            write!(f, "nothing of use, {skipped} skipped")?;
-        } else {
-            write!(f, "{entries} entries, {duplicates} duplicates, {skipped} skipped")?;
-        }
+        write!(f, "{entries} taken, {duplicates} repeated, {skipped} skipped")?;
         let mut before = ": ";
         for line in &self.first_skipped {
             write!(f, "{before}{line}")?;
             before = ", ";
         }
-        if self.skipped > self.first_skipped.len() && !self.first_skipped.is_empty() {
+        if *skipped > self.first_skipped.len() {
             f.write_str(", ...")?;
         }
         Ok(())
@@ -435,11 +432,11 @@ mod tests {
         assert_eq!(matched(&list, &asked).0, asked[..4]);
         assert_eq!(
             list.report.to_string(),
-            "4 entries, 1 duplicates, 2 skipped: line 13: \"x..y\" is not a name, line 14: \
+            "4 taken, 1 repeated, 2 skipped: line 13: \"x..y\" is not a name, line 14: \
              \"||d.example^$third-party\" is an adblock rule about something else than a whole name"
         );
         assert_eq!((list.report.lines, list.name.as_str()), (15, "a.list"));
-        assert_eq!(list.report.warning(), Some(list.report.to_string()));
+        assert_eq!(list.report.warning(), Some(format!("is understood in part: {}", list.report)));
     }
 
     #[test]
@@ -505,8 +502,9 @@ mod tests {
         let report = &list.report;
         assert_eq!((report.skipped, report.first_skipped.len()), (50, SKIPPED_SHOWN));
         assert!(report.is_useless());
-        let shown = report.to_string();
-        assert!(shown.starts_with("nothing of use, 50 skipped: line 1: \"<x>\" is"), "{shown}");
+        let shown = report.warning().unwrap();
+        let start = "has nothing of use: 0 taken, 0 repeated, 50 skipped: line 1: \"<x>\" is";
+        assert!(shown.starts_with(start), "{shown}");
         assert!(shown.ends_with(", ..."), "{shown}");
         let line = ["x ", &"\u{7}".repeat(1_000)].concat();
         let shown = read(line.as_bytes()).report.to_string();

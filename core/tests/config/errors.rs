@@ -202,6 +202,50 @@ const WRONG: &[(&str, &str)] = &[
         "blacklist.mode: \"drop\" is wrong; expected one of refused, nxdomain, nodata, zero, \
          addresses",
     ),
+    (
+        "blacklist = { files = { 'none' } }",
+        "blacklist.files[1]: \"none\" cannot be read: etc/none: no such file; expected a readable \
+         file with a list of names",
+    ),
+    (
+        "blacklist = { files = { 5 } }",
+        "blacklist.files[1]: 5 is wrong; expected the path of a list",
+    ),
+    (
+        "blacklist = { urls = { 'ftp://lists.example/a' } }",
+        "blacklist.urls[1]: \"ftp://lists.example/a\" is wrong; expected an https url",
+    ),
+    (
+        "blacklist = { urls = { 'http://a@lists.example/a' } }",
+        "blacklist.urls[1]: \"http://a@lists.example/a\" has a user name; expected an https url",
+    ),
+    (
+        "blacklist = { allow = { '*.*.a' } }",
+        "blacklist.allow[1]: \"*.*.a\" has a wildcard that is not the first label; expected a name, \
+         or *.name or .name for all names below it",
+    ),
+    (
+        "blacklist = { mode = 'addresses' }",
+        "blacklist.addresses: is missing; expected at least one address for mode \"addresses\"",
+    ),
+    (
+        "blacklist = { mode = 'addresses', addresses = { 'zero' } }",
+        "blacklist.addresses[1]: \"zero\" is wrong; expected an ip address",
+    ),
+    (
+        "blacklist = { mode = 'zero', addresses = { '::' } }",
+        "blacklist.addresses: a list of 1 has no effect without mode \"addresses\"; expected that \
+         mode, or no such key",
+    ),
+    (
+        "blacklist = { refresh_seconds = 0 }",
+        "blacklist.refresh_seconds: 0 is wrong; expected a whole number from 1 to 31536000",
+    ),
+    (
+        "blacklist = { refresh = 60 }",
+        "blacklist.refresh: is not a known key; expected another key: did you mean \
+         \"refresh_seconds\"?",
+    ),
     // control
     (
         "control = { restart_backoff_ms = 6000 }",

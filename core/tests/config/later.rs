@@ -33,10 +33,6 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
         "a list of 1",
         "{} or no such key",
     ),
-    ("blacklist = { files = { 'f' } }", "blacklist.files", "a list of 1", "{} or no such key"),
-    ("blacklist = { urls = { 'u' } }", "blacklist.urls", "a list of 1", "{} or no such key"),
-    ("blacklist = { allow = { 'a' } }", "blacklist.allow", "a list of 1", "{} or no such key"),
-    ("blacklist = { mode = 'nxdomain' }", "blacklist.mode", "\"nxdomain\"", "\"refused\""),
     (
         "rate_limit = { queries_per_second = 10 }",
         "rate_limit",
@@ -88,10 +84,6 @@ fn what_this_build_does_not_have_is_refused() {
 fn values_of_later_capabilities_are_checked() {
     for (keys, expected) in [
         ("routing = { hedge = true }", "routing.hedge: true is wrong; expected a table"),
-        (
-            "blacklist = { addresses = { 'zero' } }",
-            "blacklist.addresses[1]: \"zero\" is wrong; expected an ip address",
-        ),
         ("tests = 'all'", "tests: \"all\" is wrong; expected a list of tables"),
     ] {
         let errors = FakeHost::new().errors(&with(keys));

@@ -235,7 +235,7 @@ const ACCEPTED: &[&str] = &[
     r#"local_records = {}"#,
     r#"blacklist = { domains = { "a.example", "*.b.example", ".c.example" } }"#,
     r#"blacklist = { domains = {}, files = {}, urls = {}, allow = {}, refresh_seconds = 86400 }"#,
-    r#"blacklist = { mode = "refused", addresses = { "192.0.2.1" }, ttl = 60 }"#,
+    r#"blacklist = { mode = "refused", addresses = {}, ttl = 60 }"#,
     r#"plugins = { enabled = false, timeout_ms = 20, entries = {}, scripts = {} }"#,
     r#"plugins = { on_error = "forward", memory_limit_mb = 16, disable_after_failures = 0 }"#,
     r#"plugins = { scripts = { "policy.lua" } }"#,

@@ -1,5 +1,6 @@
 //! Configurations: those that load, those that must not, and scripts that fail or mean harm.
 
+mod blacklist;
 mod errors;
 mod later;
 mod loads;

@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use balancedns_core::config::{Clock, Host, Loaded, Source, load};
+use balancedns_core::policy::{ListReader, ListSource, NameList};
 use balancedns_core::time::{Duration, Instant};
 
 /// A world in memory.
@@ -14,6 +16,8 @@ pub(crate) struct FakeHost {
     pub variables: BTreeMap<String, String>,
     pub files: BTreeMap<String, String>,
     pub executables: Vec<String>,
+    /// Lists by URL.
+    pub fetched: BTreeMap<String, String>,
     pub resolvers: Vec<SocketAddr>,
     /// With it, each reading of the clock is a tenth of a second later.
     pub has_clock: bool,
@@ -31,6 +35,19 @@ impl Host for FakeHost {
     fn executable(&self, path: &str) -> Result<(), String> {
         let is_there = self.executables.iter().any(|known| known == path);
         if is_there { Ok(()) } else { Err("no such file".to_owned()) }
+    }
+
+    fn list(&self, source: &ListSource) -> Result<Option<Arc<NameList>>, String> {
+        let text = match source {
+            ListSource::File(path) => self.read(path)?,
+            ListSource::Url(url) => match self.fetched.get(url) {
+                None => return Ok(None),
+                Some(text) => text.clone(),
+            },
+        };
+        let mut reader = ListReader::new(source.clone());
+        reader.read(text.as_bytes());
+        Ok(Some(Arc::new(reader.finish())))
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -67,6 +84,11 @@ impl FakeHost {
 
     pub(crate) fn executable(mut self, path: &str) -> Self {
         self.executables.push(path.to_owned());
+        self
+    }
+
+    pub(crate) fn fetched(mut self, url: &str, text: &str) -> Self {
+        self.fetched.insert(url.to_owned(), text.to_owned());
         self
     }
 

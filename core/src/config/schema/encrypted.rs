@@ -64,7 +64,7 @@ pub(super) fn doh_url<'v>(
 }
 
 /// Takes a URL apart; the error says what is wrong with it.
-fn split_url(text: &str) -> Result<DohUrl, &'static str> {
+pub(super) fn split_url(text: &str) -> Result<DohUrl, &'static str> {
     // A template (RFC 6570) has braces: what it leaves out is for GET, and we send POST.
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}\"<>\\^`|".contains(&byte));
     let uri: Uri = text.parse().ok().filter(|_| plain).ok_or("is wrong")?;

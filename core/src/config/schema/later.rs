@@ -27,7 +27,6 @@ enum Shape {
     Texts(&'static str),
     Word(&'static [&'static str]),
     Ip,
-    Ips,
     Networks,
     Table(&'static [Later]),
     Tables(&'static [Later]),
@@ -106,21 +105,6 @@ pub(super) const CACHE: &[Later] = &[
         ]),
     ),
     switch("snapshot_file", Shape::Text("the path of a file")),
-];
-
-/// Keys of `blacklist`.
-pub(super) const BLACKLIST: &[Later] = &[
-    switch("files", Shape::Texts("paths")),
-    switch("urls", Shape::Texts("urls")),
-    switch("allow", Shape::Texts("names")),
-    detail("refresh_seconds", Shape::Whole(1..=31_536_000)),
-    unless(
-        "mode",
-        r#""refused""#,
-        Shape::Word(&["refused", "nxdomain", "nodata", "zero", "addresses"]),
-    ),
-    detail("addresses", Shape::Ips),
-    detail("ttl", Shape::Whole(TTL)),
 ];
 
 /// Keys of `control`.
@@ -205,7 +189,7 @@ impl Shape {
     /// What leaves the capability off.
     fn off(&self) -> &'static str {
         match self {
-            Self::Texts(_) | Self::Ips | Self::Networks | Self::Table(_) | Self::Tables(_) => {
+            Self::Texts(_) | Self::Networks | Self::Table(_) | Self::Tables(_) => {
                 "{} or no such key"
             }
             Self::Flag
@@ -232,7 +216,6 @@ impl Shape {
             }
             Self::Ip => ip(item),
             Self::Texts(of) => all(item, of, |entry| entry.word("a text").is_some()),
-            Self::Ips => all(item, "ip addresses", ip),
             Self::Networks => all(item, "networks", network),
             Self::Table(keys) => {
                 let mut section = item.clone().section();

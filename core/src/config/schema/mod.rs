@@ -4,6 +4,7 @@
 //! and refused if they would switch the capability on.
 
 mod address;
+mod blacklist;
 mod encrypted;
 mod groups;
 mod later;
@@ -58,7 +59,8 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     let routes = Routes::new(&upstreams.zones);
     let asks_system =
         bootstrap(&upstreams, &mut routing.settings.bootstrap, &listen.sockets, host, report);
-    let mut block_sets = vec![policy::blacklist(top.section("blacklist"))];
+    let mut lists = blacklist::Lists::new(host, folder);
+    let mut block_sets = vec![blacklist::blacklist(top.section("blacklist"), &mut lists)];
     let hosts = policy::hosts(top.section("hosts"), &mut files);
     let cache = settings::cache(top.section("cache"));
     let control = settings::control(top.section("control"));
@@ -70,7 +72,7 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         cache_enabled: cache.enabled,
         block_sets: &mut block_sets,
     };
-    let groups = groups::read(&mut top, parts, policy::blacklist);
+    let groups = groups::read(&mut top, parts, |section| blacklist::blacklist(section, &mut lists));
     let rebinding = policy::rebinding(top.section("rebinding"), &routes);
     later::check(&mut top, later::TOP);
     top.finish();

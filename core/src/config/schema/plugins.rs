@@ -122,7 +122,7 @@ impl Plugins {
         let name = name.unwrap_or_default().to_owned();
         let kind = match (&path_item, path) {
             (Some(item), Some(path)) if self.enabled => match runtime {
-                Runtime::Lua => script_at(item, path, files),
+                Runtime::Lua => script_at(item, path, self.settings.memory_limit, files),
                 Runtime::Exec => executable_at(item, path, files).map(|path| {
                     let name = name.clone();
                     PluginKind::Exec(Arc::new(ExecSettings { name, path, args, mode }))
@@ -139,7 +139,10 @@ impl Plugins {
             return;
         };
         let name = self.name_of_file(item, path).to_owned();
-        let kind = self.enabled.then(|| script_at(item, path, files)).flatten();
+        let kind = self
+            .enabled
+            .then(|| script_at(item, path, self.settings.memory_limit, files))
+            .flatten();
         self.add(name, timeout, true, kind);
     }
 
@@ -172,7 +175,12 @@ fn file_path<'v>(item: &Item<'v>) -> Option<&'v str> {
 }
 
 /// Reads and compiles a script.
-fn script_at(item: &Item<'_>, path: &str, files: &mut Files<'_>) -> Option<PluginKind> {
+fn script_at(
+    item: &Item<'_>,
+    path: &str,
+    memory: usize,
+    files: &mut Files<'_>,
+) -> Option<PluginKind> {
     const EXPECTED: &str = "a script with a function handle(question)";
     let path = resolve(files.folder, path);
     files.read.push(path.clone());
@@ -183,7 +191,7 @@ fn script_at(item: &Item<'_>, path: &str, files: &mut Files<'_>) -> Option<Plugi
             return item.wrong_because(&message, "a readable file");
         }
     };
-    match Program::compile(&path, &text) {
+    match Program::compile(&path, &text, memory) {
         Ok(program) => Some(PluginKind::Lua(Arc::new(program))),
         Err(error) => {
             item.report.error_in(&item.path, (path, error.line), error.message, EXPECTED);

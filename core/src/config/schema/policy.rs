@@ -1,6 +1,4 @@
-//! `acl`, `blacklist`, `hosts` and `rebinding`: what is decided before anybody is asked.
-
-use std::sync::Arc;
+//! `acl`, `hosts` and `rebinding`: what is decided before anybody is asked.
 
 use ipnet::IpNet;
 
@@ -8,8 +6,8 @@ use super::super::reader::{Item, Section};
 use super::super::vm::resolve;
 use super::plugins::Files;
 use super::settings::TTL;
-use super::{BLOCK_TTL, address, later};
-use crate::policy::{Acl, BlockPatternError, BlockSet, Blocklist, Hosts, NameList, Rebinding};
+use super::{address, blacklist};
+use crate::policy::{Acl, Hosts, Rebinding};
 use crate::upstream::Routes;
 
 /// Reads `acl`. An empty list is none: local clients only.
@@ -35,38 +33,10 @@ pub(super) fn network(entry: &Item<'_>) -> Option<IpNet> {
     Some(network)
 }
 
-/// Reads `blacklist`.
-pub(super) fn blacklist(mut section: Section<'_>) -> BlockSet {
-    let names = patterns(&mut section, "domains");
-    later::check(&mut section, later::BLACKLIST);
-    section.finish();
-    let list = NameList::new("blacklist.domains", names);
-    BlockSet { lists: vec![Arc::new(list)], ttl: BLOCK_TTL, ..BlockSet::default() }
-}
-
-/// Reads a list of names and wildcards.
-fn patterns(section: &mut Section<'_>, key: &'static str) -> Blocklist {
-    const EXPECTED: &str = "a name, or *.name or .name for all names below it";
-    let mut builder = Blocklist::builder();
-    for entry in section.list(key, "names") {
-        let Some(text) = entry.word(EXPECTED) else {
-            continue;
-        };
-        match builder.insert(text) {
-            Ok(()) => {}
-            Err(BlockPatternError::Name(error)) => {
-                entry.error(&format!("is not a name: {error}"), EXPECTED);
-            }
-            Err(error) => entry.error(&error.to_string(), EXPECTED),
-        }
-    }
-    builder.build()
-}
-
 /// Reads `rebinding`. Zones that are routed to upstreams of their own are not the public DNS.
 pub(super) fn rebinding(mut section: Section<'_>, routes: &Routes) -> Option<Rebinding> {
     let enabled = section.boolean("enabled", false);
-    let allow = patterns(&mut section, "allow");
+    let allow = section.item("allow").map(|item| blacklist::names(&item)).unwrap_or_default();
     section.finish();
     enabled.then(|| Rebinding::new(allow, routes.zones().map(|(zone, _)| zone)))
 }

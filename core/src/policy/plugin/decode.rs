@@ -107,14 +107,12 @@ pub(super) fn verdict(result: &Field) -> Result<PolicyVerdict, PolicyError> {
             let action = text(action, "action")?;
             of_action(action, fields)
         }
-        Field::Nothing
-        | Field::Whole(_)
-        | Field::Number(_)
-        | Field::List(_)
-        | Field::Other(_) => Err(problem(&format!(
-            "{} instead of an action's name or a table with an action",
-            result.kind()
-        ))),
+        Field::Nothing | Field::Whole(_) | Field::Number(_) | Field::List(_) | Field::Other(_) => {
+            Err(problem(&format!(
+                "{} instead of an action's name or a table with an action",
+                result.kind()
+            )))
+        }
     }
 }
 
@@ -224,7 +222,9 @@ fn local_data(fields: &mut Fields<'_>) -> Result<PolicyAction, PolicyError> {
         Some(Field::List(list)) => {
             if list.len() > ADDRESSES {
                 let count = list.len();
-                return Err(problem(&format!("ips has {count} addresses, the limit is {ADDRESSES}")));
+                return Err(problem(&format!(
+                    "ips has {count} addresses, the limit is {ADDRESSES}"
+                )));
             }
             for field in list {
                 addresses.push(address(field, "ips")?);
@@ -320,11 +320,9 @@ fn number_text(field: &Field) -> String {
     match field {
         Field::Whole(number) => number.to_string(),
         Field::Number(number) => number.to_string(),
-        Field::Nothing
-        | Field::Text(_)
-        | Field::List(_)
-        | Field::Object(_)
-        | Field::Other(_) => field.kind().to_owned(),
+        Field::Nothing | Field::Text(_) | Field::List(_) | Field::Object(_) | Field::Other(_) => {
+            field.kind().to_owned()
+        }
     }
 }
 

@@ -116,8 +116,10 @@ mod tests {
     fn memory_is_told_apart() {
         let error = mlua::Error::MemoryError(String::new());
         assert_eq!(policy_error(&error), PolicyError::Memory);
-        let error =
-            mlua::Error::CallbackError { traceback: String::new(), cause: std::sync::Arc::new(error) };
+        let error = mlua::Error::CallbackError {
+            traceback: String::new(),
+            cause: std::sync::Arc::new(error),
+        };
         assert_eq!(policy_error(&error), PolicyError::Memory);
     }
 }

@@ -89,7 +89,8 @@ impl Vm {
         let transport = question.transport.map(|transport| transport.name());
         let number = question.record_type.0;
         self.budget.start(time, self.lua.used_memory());
-        let arguments = (self.domain.as_str(), self.record_type.as_str(), number, client, transport);
+        let arguments =
+            (self.domain.as_str(), self.record_type.as_str(), number, client, transport);
         let returned = self.caller.call::<Value>(arguments);
         // Whatever the script made of the error that stopped it.
         if self.budget.is_spent() {
