@@ -83,7 +83,7 @@ fn what_is_not_understood_of_a_file_is_told() {
              repeated, 1 skipped: line 3: \"address=/b.example/\" is in the format of dnsmasq, which is not \
              supported",
             "etc/test.lua:2: blacklist.files[2]: \"b.html\" has nothing of use: 0 taken, 0 repeated, \
-             2 skipped:              line 1: \"<html>\" is not a name, line 2: \"<body>\" is not a name",
+             2 skipped: line 1: \"<html>\" is not a name, line 2: \"<body>\" is not a name",
         ]
     );
     assert!(!loaded.snapshot.blocking.is_empty());
