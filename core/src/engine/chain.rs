@@ -239,6 +239,16 @@ impl<'a> Desk<'a> {
         lower_name: &[u8],
         route: Route,
     ) -> Option<ClientSubnet> {
+        match (self.subnet_policy(lower_name, route)?, said) {
+            (SubnetPolicy::Off, _) | (SubnetPolicy::Pass, None) => None,
+            (SubnetPolicy::Pass, Some(said)) => Some(said),
+            (SubnetPolicy::Add(lengths), Some(said)) => Some(said.shortened(lengths)),
+            (SubnetPolicy::Add(lengths), None) => ClientSubnet::of(client.address.ip(), lengths),
+        }
+    }
+
+    /// What the first upstream for the name wants to be told that wants anything.
+    pub(super) fn subnet_policy(&self, lower_name: &[u8], route: Route) -> Option<SubnetPolicy> {
         if !self.snapshot.tells_client_subnets {
             return None;
         }
@@ -247,12 +257,7 @@ impl<'a> Desk<'a> {
         let of_best_zone = zones.find(|of_zone| of_zone.iter().any(|place| serves(&place)));
         let upstreams = of_best_zone.into_iter().flatten().filter(serves);
         let mut policies = upstreams.map(|place| self.snapshot.upstreams[*place].client_subnet);
-        match (policies.find(|policy| *policy != SubnetPolicy::Off)?, said) {
-            (SubnetPolicy::Off, _) | (SubnetPolicy::Pass, None) => None,
-            (SubnetPolicy::Pass, Some(said)) => Some(said),
-            (SubnetPolicy::Add(lengths), Some(said)) => Some(said.shortened(lengths)),
-            (SubnetPolicy::Add(lengths), None) => ClientSubnet::of(client.address.ip(), lengths),
-        }
+        policies.find(|policy| *policy != SubnetPolicy::Off)
     }
 
     fn cached(

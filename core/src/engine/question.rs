@@ -127,15 +127,14 @@ impl Desk<'_> {
         }
         let tells = self.snapshot.tells_client_subnets;
         let said = query.client_subnet().filter(|_| tells).map(ClientSubnet::parse).transpose();
-        match said {
-            Ok(said) => {
-                let course = self.begin(client, &asker, said);
-                // Only who said one hears of it.
-                asker.options.subnet = course.subnet.filter(|_| query.client_subnet().is_some());
-                self.run(now, client, asker, course, reply)
-            }
-            Err(MalformedSubnet) => self.rcode(asker, Rcode::FORMERR, Reason::Malformed, reply),
+        let is_malformed = said == Err(MalformedSubnet);
+        let course = self.begin(client, &asker, said.unwrap_or_default());
+        if is_malformed && self.subnet_policy(course.key.name(), course.route).is_some() {
+            return self.rcode(asker, Rcode::FORMERR, Reason::Malformed, reply);
         }
+        // Only who said one hears of it.
+        asker.options.subnet = course.subnet.filter(|_| query.client_subnet().is_some());
+        self.run(now, client, asker, course, reply)
     }
 
     /// A question at the beginning of the chain.

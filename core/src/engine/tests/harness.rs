@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hickory_proto::op::Message;
+use hickory_proto::rr::{RData, Record};
 
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{
@@ -13,14 +15,15 @@ use crate::config::{
     UpstreamSettings,
 };
 use crate::engine::{
-    Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, Shared, Transport,
+    Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, ProcessExit,
+    Shared, Transport,
 };
-use crate::handle::{ConnHandle, ExchangeHandle, SocketHandle};
+use crate::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
 use crate::metrics::{Counter, WorkerMetrics};
 use crate::policy::{Acl, BlockSet, Blocking, Blocklist, NameList};
 use crate::time::{Duration, Instant};
 use crate::upstream::Routes;
-use crate::wire::Rcode;
+use crate::wire::{Rcode, RecordType};
 
 pub(super) const UDP: ListenerId = ListenerId(0);
 pub(super) const TCP: ListenerId = ListenerId(1);
@@ -162,6 +165,11 @@ pub(super) struct World {
     /// Exchanges asked for on connections to upstreams.
     pub(super) requests: VecDeque<(ExchangeHandle, ConnHandle, http::Request<Bytes>)>,
     pub(super) cancelled: Vec<ExchangeHandle>,
+    /// Processes that were started: which plugin's, and what they were given.
+    pub(super) started: VecDeque<(ProcessHandle, String, String)>,
+    /// What processes were given later.
+    pub(super) fed: VecDeque<(ProcessHandle, String)>,
+    pub(super) killed: VecDeque<ProcessHandle>,
     /// What connections were to send when they were closed.
     pub(super) last_written: Vec<(ConnHandle, Vec<u8>)>,
 }
@@ -206,6 +214,9 @@ impl World {
             responses: VecDeque::new(),
             requests: VecDeque::new(),
             cancelled: Vec::new(),
+            started: VecDeque::new(),
+            fed: VecDeque::new(),
+            killed: VecDeque::new(),
             last_written: Vec::new(),
         }
     }
@@ -262,6 +273,37 @@ impl World {
         batch.push(client(), None, message).expect("room");
         let origin = Origin::Socket(socket);
         self.engine.handle_datagrams(self.now, origin, &batch, &mut self.transmit);
+        self.pump();
+    }
+
+    /// Asks, and gives the reply as text, which has to come at once.
+    pub(super) fn reply_to(&mut self, message: &[u8]) -> String {
+        self.ask(message);
+        self.reply()
+    }
+
+    /// The next reply as text.
+    pub(super) fn reply(&mut self) -> String {
+        shown(&self.replies.pop_front().expect("a reply"))
+    }
+
+    /// The upstream answers the next query with these records; the name that was asked for.
+    pub(super) fn answer_next(&mut self, records: &[(&str, u32, RData)]) -> String {
+        let (socket, _, sent) = self.next_query();
+        self.upstream_says(socket, &answers(&sent, records));
+        let asked = &Message::from_vec(&sent).expect("our own").queries[0];
+        format!("{} {}", asked.name(), asked.query_type())
+    }
+
+    /// A plugin's process writes something.
+    pub(super) fn process_says(&mut self, process: ProcessHandle, text: &str) {
+        self.engine.handle_process_bytes(self.now, process, text.as_bytes());
+        self.pump();
+    }
+
+    /// A plugin's process ends.
+    pub(super) fn process_ends(&mut self, process: ProcessHandle, how: ProcessExit) {
+        self.engine.handle_process_exited(self.now, process, how);
         self.pump();
     }
 
@@ -408,12 +450,50 @@ impl World {
                 self.requests.push_back((exchange, conn, *request));
             }
             Action::CancelExchange { exchange } => self.cancelled.push(exchange),
-            Action::StartProcess { .. }
-            | Action::FeedProcess { .. }
-            | Action::KillProcess { .. }
-            | Action::AnswerAdmin { .. } => panic!("not asked for: {action:?}"),
+            Action::StartProcess { process, command, input } => {
+                self.started.push_back((process, command.name.clone(), text(&input)));
+            }
+            Action::FeedProcess { process, input } => self.fed.push_back((process, text(&input))),
+            Action::KillProcess { process } => self.killed.push_back(process),
+            Action::AnswerAdmin { .. } => panic!("not asked for: {action:?}"),
         }
     }
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8(bytes.to_vec()).expect("json is text")
+}
+
+/// A query of a client for another type than A.
+pub(super) fn query_of(id: u16, name: &str, record_type: RecordType) -> Vec<u8> {
+    let mut message = query(id, name);
+    let at = message.len() - 4;
+    message[at..at + 2].copy_from_slice(&record_type.0.to_be_bytes());
+    message
+}
+
+/// The reply of a server with these records: owner, TTL, data.
+pub(super) fn answers(query: &[u8], records: &[(&str, u32, RData)]) -> Vec<u8> {
+    let mut message = Message::from_vec(&error(query, 0)).expect("our own");
+    for (owner, ttl, data) in records {
+        let owner = owner.parse().expect("a name");
+        message.add_answer(Record::from_rdata(owner, *ttl, data.clone()));
+    }
+    message.to_vec().expect("fits")
+}
+
+/// A reply as text: rcode, answers, the owners of the authority section's records, the extended error.
+pub(super) fn shown(reply: &[u8]) -> String {
+    let message = Message::from_vec(reply).expect("a message");
+    let mut text = format!("{:?}", message.metadata.response_code).to_uppercase();
+    for record in &message.answers {
+        let (name, ttl) = (&record.name, record.ttl);
+        text += &format!(" | {name} {ttl} {} {}", record.record_type(), record.data);
+    }
+    for record in &message.authorities {
+        text += &format!(" | authority {} {}", record.name, record.record_type());
+    }
+    text
 }
 
 /// A query of a client: id, RD, one question of type A, no EDNS.
