@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-use super::staging::Staging;
+use super::staging::{Staging, roomy};
 use crate::hash::{KeyedState, Map};
 use crate::wire::suffixes;
 
@@ -41,7 +41,8 @@ pub(super) struct Table {
     /// Where each bucket begins in `entries`, and behind the last one their end. Empty if the table
     /// is.
     starts: Box<[u32]>,
-    entries: Box<[u8]>,
+    /// Not shrunk: see [`roomy`].
+    entries: Vec<u8>,
     endings: Endings,
     depths: Depths,
     len: usize,
@@ -93,7 +94,7 @@ impl Table {
         let buckets = staging.len().div_ceil(PER_BUCKET);
         let (mut starts, order) = sorted(staging, &key, buckets);
         let mut writer = Writer {
-            entries: Vec::with_capacity(staging.octets()),
+            entries: roomy(staging.octets()),
             endings: Endings::common(staging),
             depths: Depths::default(),
         };
@@ -110,7 +111,7 @@ impl Table {
         Self {
             key,
             starts: starts.into_boxed_slice(),
-            entries: writer.entries.into_boxed_slice(),
+            entries: writer.entries,
             endings: writer.endings.table,
             depths: writer.depths,
             len,
@@ -151,7 +152,8 @@ fn sorted(staging: &Staging, key: &KeyedState, buckets: usize) -> (Vec<u32>, Vec
         // For now where the bucket before it begins; counted up once per name, it ends up right.
         before += std::mem::replace(start, before);
     }
-    let mut order = vec![0_u32; staging.len()];
+    let mut order = roomy(staging.len());
+    order.resize(staging.len(), 0_u32);
     for (at, _, name) in staging.iter() {
         let start = &mut starts[bucket(key, name, buckets) + 1];
         order[*start as usize] = at;
@@ -302,5 +304,82 @@ impl Writer<'_> {
         self.entries.extend_from_slice(&labels[1..]);
         self.entries.push(code);
         self.depths.add(flags, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Name;
+
+    fn staged(names: &[String]) -> Staging {
+        let mut staging = Staging::default();
+        for name in names {
+            assert!(staging.push(EXACT, Name::parse(name).unwrap().as_wire()));
+        }
+        staging
+    }
+
+    fn longest_bucket(table: &Table) -> u32 {
+        table.starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+
+    /// Names that were chosen to fall into one bucket fall into many: choosing them chose the key.
+    #[test]
+    fn nobody_aims_at_a_bucket() {
+        let numbered =
+            |count| (0..count).map(|number| format!("n{number}.example")).collect::<Vec<_>>();
+        let some = Table::build(&staged(&numbered(4_000)));
+        let usual = longest_bucket(&some);
+        // The key that everybody knows, and that of another list.
+        for key in [KeyedState::default(), some.key] {
+            let falls = |name: &String, buckets| {
+                bucket(&key, Name::parse(name).unwrap().as_wire(), buckets) == 0
+            };
+            let mut aimed = numbered(100_000);
+            aimed.retain(|name| falls(name, 500));
+            let count = aimed.len();
+            assert!(count > 150 && aimed.iter().all(|name| falls(name, count / PER_BUCKET)));
+            let table = Table::build(&staged(&aimed));
+            assert_eq!(table.len(), count);
+            assert!(longest_bucket(&table) <= 2 * usual, "{count} names");
+        }
+    }
+
+    /// Endings with all codes there are, and names without one.
+    #[test]
+    fn every_ending_has_its_code() {
+        let names: Vec<String> = (0..300)
+            .flat_map(|top| (0..4).map(move |number| format!("n{number}.t{top}")))
+            .chain((0..300).map(|top| format!("t{top}")))
+            .collect();
+        let staging = staged(&names);
+        let table = Table::build(&staging);
+        assert_eq!(table.endings.ends.len(), ENDINGS);
+        assert_eq!(table.len(), names.len());
+        for (_, flags, name) in staging.iter() {
+            assert_eq!(table.flags(name), flags);
+        }
+        assert_eq!(table.flags(b"\x02n4\x02t1\0"), 0);
+        assert_eq!(table.flags(b"\x02n1\x04t300\0"), 0);
+    }
+
+    #[test]
+    fn names_have_flags_and_depths() {
+        let mut staging = Staging::default();
+        for (flags, name) in [(EXACT, "a.b"), (BELOW, "c"), (BELOW, "a.b"), (EXACT | BELOW, "c")] {
+            assert!(staging.push(flags, Name::parse(name).unwrap().as_wire()));
+        }
+        let table = Table::build(&staging);
+        assert_eq!(table.len(), 4, "the last one says something new as well");
+        let depths =
+            |flag| (0..130).filter(|&depth| table.has_depth(flag, depth)).collect::<Vec<_>>();
+        assert_eq!((depths(EXACT), depths(BELOW)), (vec![1, 2], vec![1, 2]));
+        assert_eq!(table.flags(b"\x01c\0"), EXACT | BELOW);
+        assert_eq!(table.flags(b"\x01a\x01b\0"), EXACT | BELOW);
+        for none in [&b"\x01b\0"[..], b"\0", b"", b"\x01a\x01b", b"\x01a\x01b\0\0"] {
+            assert_eq!(table.flags(none), 0, "{none:?}");
+            assert_eq!(Table::default().flags(none), 0);
+        }
     }
 }
