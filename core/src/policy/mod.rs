@@ -29,7 +29,7 @@ pub use discovery::{DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, Discovery, FIREFOX_CA
 pub use groups::{Group, Groups};
 pub use hosts::{Hosts, HostsAnswer, HostsProblem, HostsWarning};
 pub use list_format::{ListReader, ListReport, Skipped, SkippedLine};
-pub use local_records::{LocalAnswer, LocalRecords};
+pub use local_records::{LocalAnswer, LocalRecordError, LocalRecords, LocalRecordsBuilder};
 pub use plugin::{
     Choice, ExecMode, ExecSettings, LuaLimits, LuaVm, OnError, Plugin, PluginKind, PluginSettings,
     PolicyAction, PolicyError, PolicyQuestion, PolicyVerdict, Program, ScriptError, TtlLimits,

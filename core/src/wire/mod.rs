@@ -38,7 +38,7 @@ pub use upstream_query::{UPSTREAM_OPT_OCTETS, UpstreamEdns, write_query};
 
 pub(crate) use cookie::{CookieSecret, Presented};
 pub(crate) use edns::KEEPALIVE_UNIT;
-pub(crate) use name::labels;
+pub(crate) use name::{labels, unescaped, wire_form};
 pub(crate) use octets::Reader;
 pub(crate) use record::{Record, read_record};
 pub(crate) use reply::limit_ttls;

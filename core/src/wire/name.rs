@@ -61,29 +61,7 @@ impl Name {
     ///
     /// If it is no name; see [`NameError`].
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        match text {
-            "" => return Err(NameError::Empty),
-            "." => return Ok(Self::root()),
-            _ => {}
-        }
-        let mut wire = Vec::with_capacity(text.len().saturating_add(2));
-        let mut label = Label::default();
-        let mut rest = text.chars();
-        while let Some(character) = rest.next() {
-            match character {
-                '.' => label.finish(&mut wire)?,
-                '\\' => label.octets.extend_from_slice(unescape(&mut rest)?.as_ref()),
-                '\0'..=' ' | '\u{7f}' => return Err(NameError::Character { character }),
-                _ => label.push(character),
-            }
-        }
-        if !label.octets.is_empty() {
-            label.finish(&mut wire)?;
-        }
-        wire.push(0);
-        if wire.len() > NAME_OCTETS {
-            return Err(NameError::TooLong { octets: wire.len() });
-        }
+        let mut wire = wire_form(text)?;
         wire.make_ascii_lowercase();
         Ok(Self(wire.into_boxed_slice()))
     }
@@ -127,6 +105,47 @@ impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Name({self})")
     }
+}
+
+/// The uncompressed wire form of the name that a text says, letter case kept.
+pub(crate) fn wire_form(text: &str) -> Result<Vec<u8>, NameError> {
+    match text {
+        "" => return Err(NameError::Empty),
+        "." => return Ok(vec![0]),
+        _ => {}
+    }
+    let mut wire = Vec::with_capacity(text.len().saturating_add(2));
+    let mut label = Label::default();
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        match character {
+            '.' => label.finish(&mut wire)?,
+            '\\' => label.octets.extend_from_slice(unescape(&mut rest)?.as_ref()),
+            '\0'..=' ' | '\u{7f}' => return Err(NameError::Character { character }),
+            _ => label.push(character),
+        }
+    }
+    if !label.octets.is_empty() {
+        label.finish(&mut wire)?;
+    }
+    wire.push(0);
+    if wire.len() > NAME_OCTETS {
+        return Err(NameError::TooLong { octets: wire.len() });
+    }
+    Ok(wire)
+}
+
+/// The octets that a text with escapes stands for (RFC 1035 section 5.1).
+pub(crate) fn unescaped(text: &str) -> Result<Vec<u8>, NameError> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        match character {
+            '\\' => octets.extend_from_slice(unescape(&mut rest)?.as_ref()),
+            _ => octets.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    Ok(octets)
 }
 
 /// Presentation format of an uncompressed wire name, letter case kept, with the dot at the end.

@@ -28,12 +28,6 @@ const UNAVAILABLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("cache = { snapshot_file = 's' }", "cache.snapshot_file", "\"s\"", "false or no such key"),
     (
-        "local_records = { 'a.example. A 192.0.2.1' }",
-        "local_records",
-        "a list of 1",
-        "{} or no such key",
-    ),
-    (
         "rate_limit = { queries_per_second = 10 }",
         "rate_limit",
         "a table with queries_per_second",

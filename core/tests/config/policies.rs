@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use balancedns_core::policy::{
-    BlockSetId, ExecMode, Group, OnError, PluginKind, PluginSettings, Rebinding,
+    BlockSetId, ExecMode, Group, LocalAnswer, OnError, PluginKind, PluginSettings, Rebinding,
 };
 use balancedns_core::time::Duration;
 use balancedns_core::upstream::Route;
-use balancedns_core::wire::Name;
+use balancedns_core::wire::{LocalData, LocalRecord, Name, Owner, RecordType};
 
 use crate::support::{FakeHost, warnings, with};
 
@@ -434,4 +434,85 @@ fn plain_settings_of_policies() {
     ] {
         assert_eq!(host().errors(&with(keys)), [format!("etc/test.lua:2: {expected}")], "{keys}");
     }
+}
+
+#[test]
+fn local_records_are_read_line_by_line() {
+    let text = with(
+        "local_records = { 'nas.example. 300 IN A 192.0.2.7', '*.lan.example CNAME nas.example.',
+            '7.2.0.192.in-addr.arpa. PTR nas.example.', 'x.example TYPE65280 \\\\# 2 0102' }",
+    );
+    let loaded = host().load(&text).expect("loads");
+    assert_eq!(warnings(&loaded), [""; 0]);
+    let records = loaded.snapshot.local_records;
+    let lookup = |name: &str, record_type| {
+        records.lookup(Name::parse(name).expect("a name").as_wire(), record_type)
+    };
+    let nas = Name::parse("nas.example").expect("a name");
+    let alias = LocalAnswer::Alias { target: nas.as_wire(), ttl: 60 };
+    assert_eq!(lookup("a.lan.example", RecordType::A), alias);
+    let expected = LocalRecord {
+        owner: Owner::Question,
+        record_type: RecordType::A,
+        ttl: 300,
+        data: LocalData::Raw(&[192, 0, 2, 7]),
+    };
+    assert_eq!(lookup("nas.example", RecordType::A), LocalAnswer::Records(vec![expected]));
+    assert_eq!(lookup("nas.example", RecordType::MX), LocalAnswer::NoData { ttl: 300 });
+    assert_eq!(lookup("other.example", RecordType::A), LocalAnswer::NotListed);
+}
+
+#[test]
+fn wrong_local_records() {
+    for (records, expected) in [
+        (
+            "5",
+            "local_records[1]: 5 is wrong; expected a record such as \"nas.example. 300 IN A \
+             192.0.2.1\"",
+        ),
+        (
+            "'a.example A 192.0.2.1',\n'a.example MX mail.example'",
+            "local_records[2]: \"a.example MX mail.example\" has data that are not those of type MX: \
+             \"mail.example\" is not a number up to 65535; expected a number up to 65535, a name; or \
+             \\# LENGTH OCTETS, in base 16 (RFC 3597)",
+        ),
+        (
+            "'@ A 192.0.2.1'",
+            "local_records[1]: \"@ A 192.0.2.1\" has the owner @, but there is no origin; expected an \
+             absolute name",
+        ),
+        (
+            "'a.example CNAME b.example',\n'*.b CNAME c.b'",
+            "local_records[2]: \"*.b CNAME c.b\" leads through more than 4 aliases \
+             (routing.rewrite_hops); expected aliases that end",
+        ),
+    ] {
+        let errors = host().errors(&with(&format!("local_records = {{ {records} }}")));
+        assert_eq!(errors.len(), 1, "{records}: {errors:?}");
+        assert!(errors[0].ends_with(expected), "{records}: {errors:?}");
+    }
+    let chain = |hops: u32| {
+        let records = "local_records = { 'a CNAME b', 'b CNAME c', 'c A 192.0.2.1' }";
+        host().load(&with(&format!("{records}, routing = {{ rewrite_hops = {hops} }}")))
+    };
+    assert!(chain(2).is_ok() && chain(1).is_err() && chain(0).is_err());
+}
+
+#[test]
+fn local_records_need_their_stage() {
+    let text = with("local_records = { 'a A 192.0.2.1' }, routing = { chain = { 'upstream' } }");
+    let loaded = host().load(&text).expect("loads");
+    assert_eq!(
+        warnings(&loaded),
+        ["etc/test.lua:2: local_records: has no effect without \"hosts\" in routing.chain"]
+    );
+}
+
+#[test]
+fn a_script_that_does_not_compile_has_its_own_place() {
+    let host = host().file("etc/bad.lua", "local a = 1\nlocal = 2\n");
+    let errors = host.errors(&with("plugins = { enabled = true, scripts = { 'bad.lua' } }"));
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let place = "etc/bad.lua:2: plugins.scripts[1]: ";
+    assert!(errors[0].starts_with(place) && errors[0].contains("; expected "), "{errors:?}");
 }

@@ -95,7 +95,7 @@ fn block_set<'v>(
         return BlockSetId::default();
     };
     let set = match item.value {
-        Value::Boolean(false) => BlockSet { ttl: super::BLOCK_TTL, ..BlockSet::default() },
+        Value::Boolean(false) => blacklist(Item { value: &Value::Empty, ..item }.section()),
         Value::Map(_) | Value::Empty => blacklist(item.section()),
         _ => {
             item.error("is wrong", "a table as the top-level blacklist, or false");

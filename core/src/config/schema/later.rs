@@ -112,7 +112,6 @@ pub(super) const CONTROL: &[Later] = &[switch("socket", Shape::Text("the path of
 
 /// Sections of the top that have nothing else.
 pub(super) const TOP: &[Later] = &[
-    switch("local_records", Shape::Texts("records in presentation format")),
     switch(
         "rate_limit",
         Shape::Table(&[

@@ -9,6 +9,7 @@ mod encrypted;
 mod groups;
 mod later;
 mod listen;
+mod local_records;
 mod plugins;
 mod policy;
 mod pools;
@@ -16,7 +17,6 @@ mod settings;
 mod upstreams;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use self::plugins::Files;
 use self::upstreams::Upstreams;
@@ -32,8 +32,6 @@ use crate::upstream::Routes;
 const NAME: &str = "a name of up to 100 printable characters";
 /// Characters of a name: it is shown in logs and metrics.
 const NAME_CHARS: usize = 100;
-/// Seconds that an answer to a blocked question may be remembered, if nothing says otherwise.
-const BLOCK_TTL: u32 = 60;
 
 /// What was read, with defaults where something was wrong.
 pub(super) struct Read {
@@ -62,6 +60,7 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     let mut lists = blacklist::Lists::new(host, folder);
     let mut block_sets = vec![blacklist::blacklist(top.section("blacklist"), &mut lists)];
     let hosts = policy::hosts(top.section("hosts"), &mut files);
+    let local_records = local_records::read(&mut top, routing.settings.rewrite_hops);
     let cache = settings::cache(top.section("cache"));
     let control = settings::control(top.section("control"));
     let plugins = plugins::read(top.section("plugins"), &mut files);
@@ -76,12 +75,15 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     let rebinding = policy::rebinding(top.section("rebinding"), &routes);
     later::check(&mut top, later::TOP);
     top.finish();
-    let lacking = |stage| !routing.chain.contains(&stage);
-    if hosts.hosts.is_some() && lacking(Stage::Hosts) {
-        warn_no_stage(report, "hosts", "file", "hosts");
-    }
-    if plugins.enabled && lacking(Stage::Policy) {
-        warn_no_stage(report, "plugins", "enabled", "lua_policy");
+    let at_top = |key| Path::default().key(key);
+    for (is_there, path, stage, name) in [
+        (hosts.hosts.is_some(), at_top("hosts").key("file"), Stage::Hosts, "hosts"),
+        (!local_records.is_empty(), at_top("local_records"), Stage::Hosts, "hosts"),
+        (plugins.enabled, at_top("plugins").key("enabled"), Stage::Policy, "lua_policy"),
+    ] {
+        if is_there && !routing.chain.contains(&stage) {
+            report.warning(&path, format!("has no effect without {name:?} in routing.chain"));
+        }
     }
     let snapshot = Snapshot {
         generation: 1,
@@ -91,7 +93,7 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         chain: routing.chain,
         groups: groups.into(),
         blocking: Blocking::new(block_sets, 1).into(),
-        local_records: Arc::default(),
+        local_records: local_records.into(),
         hosts: hosts.hosts.map(Into::into),
         hosts_fallthrough: hosts.fallthrough,
         plugins: plugins.settings.into(),
@@ -131,11 +133,6 @@ fn bootstrap(
         upstreams.report_no_bootstrap(report);
     }
     true
-}
-
-fn warn_no_stage(report: &Report, section: &str, key: &str, stage: &str) {
-    let message = format!("has no effect without {stage:?} in routing.chain");
-    report.warning(&Path::default().key(section).key(key), message);
 }
 
 /// Reads a name, which must be another one than those known; `of` is what has names of this kind.
