@@ -1,7 +1,8 @@
 //! The command line of both daemons.
 //!
 //! Owns its shape only. Options may be written with one dash or two (`-config PATH`), as the
-//! original accepted them; they are normalised before the parser sees them.
+//! original accepted them; they are normalised before the parser sees them. What the daemon tells
+//! itself when it starts a plugin never gets here: see [`launcher`](crate::process::launcher).
 
 use std::ffi::OsString;
 use std::path::PathBuf;

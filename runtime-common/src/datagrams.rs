@@ -3,6 +3,7 @@
 //! Owns the sockets of listeners and those towards upstreams, their readiness and the two batches.
 //! Waits for nothing: the async runtime waits for [`Datagrams`] as a descriptor and then calls
 //! [`round`](Datagrams::round). Decides nothing but the order in which ready sockets are read.
+//! Something else of the worker that has a descriptor may be waited for along with them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -25,6 +26,8 @@ const BATCHES_PER_TURN: usize = 4;
 const TURNS_BEFORE_CLOSING: usize = 16;
 /// Marks a readiness token of a socket towards an upstream; the rest is its slot.
 const UPSTREAM_TOKEN: u64 = 1 << 63;
+/// The readiness token of what is waited for beside the sockets.
+const OTHER_TOKEN: u64 = u64::MAX;
 /// The smallest slot for sending: queries to upstreams fit.
 const TRANSMIT_OCTETS_MIN: u16 = 1232;
 
@@ -51,6 +54,8 @@ pub struct Datagrams {
     unfinished: Vec<u64>,
     /// Sockets to read in this round: kept for its memory.
     turn: Vec<u64>,
+    /// What is waited for beside the sockets has become ready.
+    other_ready: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +89,21 @@ impl Datagrams {
             transmit: TransmitBatch::new(BATCH_DATAGRAMS, transmit_octets),
             unfinished: Vec::new(),
             turn: Vec::new(),
+            other_ready: false,
         })
+    }
+
+    /// Waits for a descriptor along with the sockets, from now on.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn watch(&self, other: impl AsFd) -> io::Result<()> {
+        self.readiness.add(other, OTHER_TOKEN)
+    }
+
+    /// Whether that descriptor has become ready since this was last asked.
+    pub fn take_other_ready(&mut self) -> bool {
+        std::mem::take(&mut self.other_ready)
     }
 
     /// Listens on a bound socket.
@@ -109,7 +128,9 @@ impl Datagrams {
         let more_ready = ready.is_full();
         let left_over = self.turn.len();
         for token in ready.tokens() {
-            if !self.turn[..left_over].contains(&token) {
+            if token == OTHER_TOKEN {
+                self.other_ready = true;
+            } else if !self.turn[..left_over].contains(&token) {
                 self.turn.push(token);
             }
         }

@@ -20,6 +20,7 @@ pub mod logging;
 mod machine;
 pub mod mailbox;
 pub mod poll;
+pub mod process;
 mod proxy;
 pub mod pump;
 pub mod resolvers;

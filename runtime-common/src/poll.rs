@@ -1,11 +1,13 @@
-//! Readiness of many datagram sockets behind one descriptor.
+//! Readiness of many datagram sockets, or pipes, behind one descriptor.
 //!
 //! A worker's UDP sockets live in an epoll instance of their own. The async runtime waits for that
 //! one descriptor, so that a wake-up costs one async readiness whatever the number of sockets, and
-//! opening an upstream socket costs the runtime nothing.
+//! opening an upstream socket costs the runtime nothing. Pipes of plugins live in another, which the
+//! first one watches.
 //!
 //! Sockets are watched edge-triggered: whoever gets a token reads that socket until a receive comes
-//! back short, or remembers to go on with it.
+//! back short, or remembers to go on with it. Pipes are watched level-triggered: whoever gets a token
+//! may leave something, and gets it again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +17,15 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 /// Events taken per system call.
 const EVENTS: usize = 64;
+
+/// What a descriptor is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Something to read.
+    Readable,
+    /// Room to write.
+    Writable,
+}
 
 /// Watched sockets, each under a token of the caller's choice.
 #[derive(Debug)]
@@ -40,6 +51,19 @@ impl Readiness {
     pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         Ok(self.epoll.add(socket, EpollEvent::new(flags, token))?)
+    }
+
+    /// Watches one direction of a descriptor, and its end, from now on: every poll tells of it as long
+    /// as it is ready.
+    ///
+    /// # Errors
+    /// The kernel's limit of watches or memory is reached.
+    pub fn add_level(&self, fd: impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
+        let flags = match interest {
+            Interest::Readable => EpollFlags::EPOLLIN,
+            Interest::Writable => EpollFlags::EPOLLOUT,
+        };
+        Ok(self.epoll.add(fd, EpollEvent::new(flags, token))?)
     }
 
     /// Watches a socket no longer. Closing is not enough where the descriptor has duplicates.
@@ -115,6 +139,21 @@ mod tests {
         assert!(tokens(&mut readiness).is_empty());
         sender.send(b"b").expect("sends");
         assert_eq!(tokens(&mut readiness), [7]);
+    }
+
+    #[test]
+    fn a_level_is_seen_until_it_is_gone_also_from_outside() {
+        let (reader, writer) = io::pipe().expect("creates");
+        let (mut outer, mut inner) = (Readiness::new(), Readiness::new());
+        let (outer, inner) = (outer.as_mut().expect("creates"), inner.as_mut().expect("creates"));
+        outer.add(&*inner, 1).expect("adds");
+        inner.add_level(&reader, Interest::Readable, 2).expect("adds");
+        inner.add_level(&writer, Interest::Writable, 3).expect("adds");
+        assert_eq!((tokens(outer), tokens(inner), tokens(inner)), (vec![1], vec![3], vec![3]));
+        inner.remove(&writer);
+        assert!(tokens(inner).is_empty() && tokens(outer).is_empty());
+        drop(writer);
+        assert_eq!((tokens(outer), tokens(inner), tokens(inner)), (vec![1], vec![2], vec![2]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use balancedns_core::admin::View;
 use balancedns_core::config::{Loaded, Snapshot};
 use balancedns_core::engine::{Shared, Transport};
 use balancedns_core::exposition::Readings;
+use balancedns_core::policy::PluginKind;
 use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
 
 use crate::cli::Options;
@@ -18,6 +19,7 @@ use crate::configuration::{evaluate, log_warning, source};
 use crate::host::{Machine, Remembering};
 use crate::listeners::Listeners;
 use crate::logging::{self, Logging};
+use crate::process::{self, launcher};
 use crate::resolvers::ResolverWatch;
 use crate::tls::{Identity, TlsContext};
 use crate::{machine, seed, signals, threads};
@@ -27,6 +29,10 @@ pub fn daemon(
     name: &'static str,
     run: impl FnOnce(Prepared) -> Result<Outcome, Vec<String>>,
 ) -> ExitCode {
+    // First of all: this process may be about to become a plugin, which has to be quick.
+    if let Some(failure) = launcher::run_if_asked(std::env::args_os()) {
+        return failure;
+    }
     let options = Options::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
     threads::install_panic_log();
     if let Err(error) = signals::take() {
@@ -79,6 +85,9 @@ impl Prepared {
             evaluate(&source, &host)?;
         let logging = logging::start(snapshot.logging.level);
         warnings.iter().for_each(log_warning);
+        if snapshot.plugins.plugins.iter().any(|p| matches!(p.kind, PluginKind::Exec(_))) {
+            process::warn_of_gaps();
+        }
         let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use balancedns_core::config::Snapshot;
 use balancedns_core::engine::{
-    Action, Engine, EngineConfig, IoFailure, ListenerId, ProcessExit, Security, Shared,
+    Action, Engine, EngineConfig, IoFailure, ListenerId, Security, Shared,
 };
 use balancedns_core::time::{Duration, Instant};
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::http::Exchanges;
 use crate::listeners::Listener;
 use crate::logging;
 use crate::mailbox::Receiver;
+use crate::process::Processes;
 use crate::pump::Octets;
 use crate::tasks::Tasks;
 use crate::threads::{WorkerEnd, take_last_panic};
@@ -168,6 +169,7 @@ struct State {
     datagrams: Datagrams,
     conns: Conns,
     exchanges: Exchanges,
+    processes: Processes,
     tls: Arc<TlsContext>,
     /// By listener: rung when its socket is to be closed.
     acceptors: Vec<Option<Rc<Bell>>>,
@@ -191,6 +193,8 @@ impl<A: Adapter> Worker<A> {
             clock.now(),
         );
         let mut datagrams = Datagrams::new(clock, udp_size)?;
+        let processes = Processes::new()?;
+        datagrams.watch(&processes)?;
         let mut streams = Vec::new();
         for (place, listener) in listeners.into_iter().enumerate() {
             let id = ListenerId(u16::try_from(place).expect("listeners are counted in u16"));
@@ -204,6 +208,7 @@ impl<A: Adapter> Worker<A> {
             datagrams,
             conns: Conns::default(),
             exchanges: Exchanges::default(),
+            processes,
             tls,
             acceptors: Vec::new(),
             armed: None,
@@ -225,7 +230,8 @@ impl<A: Adapter> Worker<A> {
         Ok((worker, streams))
     }
 
-    /// A descriptor that is readable when [`read_datagrams`](Self::read_datagrams) finds some.
+    /// A descriptor that is readable when [`read_datagrams`](Self::read_datagrams) finds some, or
+    /// something of a process.
     ///
     /// # Errors
     /// The process is out of descriptors.
@@ -287,19 +293,21 @@ impl<A: Adapter> Worker<A> {
         }
     }
 
-    /// Reads what datagrams there are, within bounds, and carries out what follows. Where there is
-    /// more, it is to be called again although nothing becomes ready, after all others had a turn.
+    /// Reads what datagrams there are, and what processes of plugins have to say, within bounds, and
+    /// carries out what follows. Where there is more, it is to be called again although nothing
+    /// becomes ready, after all others had a turn.
     ///
     /// # Errors
     /// Readiness itself failed: the worker cannot go on.
     pub fn read_datagrams(self: &Rc<Self>) -> io::Result<Round> {
         for _ in 0..ROUNDS {
             let state = &mut *self.state.borrow_mut();
-            let round = state.datagrams.round(&mut state.engine)?;
+            let datagrams = state.datagrams.round(&mut state.engine)?;
+            let processes = state.look_at_processes(self.clock.now())?;
             self.settle(state);
-            match round {
-                Round::Drained => return Ok(round),
-                Round::More => {}
+            match (datagrams, processes) {
+                (Round::Drained, Round::Drained) => return Ok(Round::Drained),
+                (Round::More, _) | (_, Round::More) => {}
             }
         }
         Ok(Round::More)
@@ -355,7 +363,7 @@ impl<A: Adapter> Worker<A> {
     }
 
     fn carry_out(self: &Rc<Self>, state: &mut State, now: Instant, action: Action) {
-        let State { engine, datagrams, conns, exchanges, .. } = state;
+        let State { engine, datagrams, conns, exchanges, processes, .. } = state;
         match action {
             Action::OpenSocket { socket, remote, source } => {
                 datagrams.open_socket(engine, socket, remote, source);
@@ -386,20 +394,31 @@ impl<A: Adapter> Worker<A> {
                 requests.start(worker, conn, exchange, cancelled, *request);
             }
             Action::CancelExchange { exchange } => exchanges.cancel(exchange),
-            Action::StartProcess { process, .. } => {
-                let exit = ProcessExit::NotStarted(IoFailure::Unsupported);
-                engine.handle_process_exited(now, process, exit);
+            Action::StartProcess { process, command, input } => {
+                processes.start(engine, now, process, command, input);
             }
-            Action::FeedProcess { .. } | Action::KillProcess { .. } => {}
+            Action::FeedProcess { process, input } => processes.feed(now, process, input),
+            Action::KillProcess { process } => processes.kill(process),
             // Nobody asks yet.
             Action::AnswerAdmin { .. } => {}
             Action::Report(event) => logging::event(self.index, &event),
-            Action::Stopped => state.stopped = true,
+            Action::Stopped => {
+                processes.end();
+                state.stopped = true;
+            }
         }
     }
 }
 
 impl State {
+    /// One look at processes, if there may be anything.
+    fn look_at_processes(&mut self, now: Instant) -> io::Result<Round> {
+        if !self.datagrams.take_other_ready() && !self.processes.is_unfinished() {
+            return Ok(Round::Drained);
+        }
+        self.processes.round(&mut self.engine, now)
+    }
+
     /// The engine's deadline, if it is earlier than what the timer is set to.
     fn next_earlier_deadline(&self) -> Option<Instant> {
         let (next, _) = self.engine.next_timeout()?;
