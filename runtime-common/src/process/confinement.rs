@@ -1,8 +1,9 @@
 //! What a plugin's process may not do, and what it may not use up.
 //!
-//! Limits of resources hold everywhere. Landlock and seccomp hold where the kernel has them: where it
-//! has not, a plugin runs without, and the operator is told so once when the daemon starts. What
-//! each forbids is the same for all plugins:
+//! Limits of resources hold everywhere, and nobody keeps a capability: a plugin of a daemon that runs
+//! as root owns what root owns, and can do nothing else that only root can. Landlock and seccomp hold
+//! where the kernel has them: where it has not, a plugin runs without, and the operator is told so
+//! once when the daemon starts. What each forbids is the same for all plugins:
 //!
 //! * Landlock: to change anything in the file system (everything may be read and executed; written
 //!   only `/dev/null`), TCP, and signals or abstract Unix sockets of others.
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::unistd::Pid;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::syscalls::{self, FilterError};
 
@@ -43,8 +45,8 @@ const ONCE_CPU_SECONDS: rlim_t = 10;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConfinementError {
     /// The kernel refused what every kernel has.
-    #[error("cannot limit resources: {0}")]
-    Limits(#[from] Errno),
+    #[error("cannot give up resources and privileges: {0}")]
+    Basics(#[from] Errno),
     /// It has Landlock, and refused the rules.
     #[error("cannot enter landlock: {0}")]
     Landlock(#[from] RulesetError),
@@ -60,6 +62,7 @@ pub(super) enum ConfinementError {
 pub(super) fn enter(mode: ExecMode, daemon: Pid) -> Result<(), ConfinementError> {
     limit_resources(mode)?;
     prctl::set_no_new_privs()?;
+    drop_capabilities()?;
     enter_landlock()?;
     Ok(syscalls::forbid(daemon)?)
 }
@@ -76,11 +79,14 @@ pub fn warn_of_gaps() {
 pub fn gaps() -> Vec<&'static str> {
     let landlock = match (has_landlock(LANDLOCK_COMPLETE), has_landlock(ABI::V1)) {
         (true, _) => None,
-        (false, true) => Some("an old Landlock: plugins may send signals to processes of their user"),
+        (false, true) => {
+            Some("an old Landlock: plugins may send signals to processes of their user")
+        }
         (false, false) => Some("no Landlock here: plugins may write files as the daemon may"),
     };
-    let seccomp = (!syscalls::are_filtered_here())
-        .then_some("no seccomp filter here: plugins may leave their process group, and use sockets");
+    let seccomp = (!syscalls::are_filtered_here()).then_some(
+        "no seccomp filter here: plugins may leave their process group, and use sockets",
+    );
     landlock.into_iter().chain(seccomp).collect()
 }
 
@@ -112,6 +118,13 @@ fn limit_resources(mode: ExecMode) -> Result<(), Errno> {
         ExecMode::Once => limit(Resource::RLIMIT_CPU, ONCE_CPU_SECONDS),
         ExecMode::Worker => Ok(()),
     }
+}
+
+/// Gives up all of them, for good: without new privileges, executing a file as root brings none back.
+fn drop_capabilities() -> Result<(), Errno> {
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).map_err(|error| Errno::from_raw(error.raw_os_error()))
 }
 
 /// Lowers a limit, for good; one that is lower already stays.

@@ -70,7 +70,8 @@ struct Failure {
 impl Order {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
         let mode = arguments.next()?;
-        let mode = [ExecMode::Once, ExecMode::Worker].into_iter().find(|m| mode_name(*m) == mode)?;
+        let mode =
+            [ExecMode::Once, ExecMode::Worker].into_iter().find(|m| mode_name(*m) == mode)?;
         let parent = Pid::from_raw(arguments.next()?.to_str()?.parse().ok()?);
         let separator = arguments.next()?;
         let path = arguments.next()?;
@@ -145,7 +146,9 @@ mod tests {
             arguments: arguments("-- a").collect(),
         };
         assert_eq!(order, expected);
-        for line in ["", "once", "once 12", "once 12 --", "once x -- /a", "often 12 -- /a", "once 12 /a b"] {
+        for line in
+            ["", "once", "once 12", "once 12 --", "once x -- /a", "often 12 -- /a", "once 12 /a b"]
+        {
             assert_eq!(Order::parse(arguments(line)), None, "{line}");
         }
     }
@@ -159,7 +162,9 @@ mod tests {
 
     #[test]
     fn a_bare_name_is_a_file_of_this_folder() {
-        for (path, expected) in [("policy", "./policy"), ("a/b", "a/b"), ("/a", "/a"), ("./a", "./a")] {
+        for (path, expected) in
+            [("policy", "./policy"), ("a/b", "a/b"), ("/a", "/a"), ("./a", "./a")]
+        {
             assert_eq!(with_folder(Path::new(path)), Path::new(expected), "{path}");
         }
     }

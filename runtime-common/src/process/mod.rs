@@ -10,8 +10,8 @@
 //! is killed whole when the engine says so, when its first process ends, and when the worker does.
 //! Deadlines, bounds of output and of processes, and what is made of an end are the engine's.
 
-mod confinement;
 mod complaints;
+mod confinement;
 pub mod launcher;
 mod running;
 mod spawner;

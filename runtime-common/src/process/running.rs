@@ -129,7 +129,9 @@ impl Running {
             return self.kill(readiness);
         }
         self.complaint.hear_more();
-        if !self.hears && let Some(stderr) = &self.stderr {
+        if !self.hears
+            && let Some(stderr) = &self.stderr
+        {
             let token = Part::Stderr.token(self.slot);
             self.hears = readiness.add_level(stderr, Interest::Readable, token).is_ok();
         }

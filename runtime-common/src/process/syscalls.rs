@@ -135,8 +135,12 @@ const SYS_FCHMODAT2: i64 = 452;
 
 /// As if the kernel had none of these: C libraries then create processes by `clone`, whose flags
 /// a filter can see, and nobody gets sockets from io_uring.
-const ABSENT: &[i64] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
 
 /// Signals by the number of the argument that says whom they are for.
 const SIGNALS: &[i64] =
@@ -191,7 +195,11 @@ fn is_for_want_of(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS))
 }
 
-fn compiled(rules: Rules, error: libc::c_int, arch: TargetArch) -> Result<BpfProgram, BackendError> {
+fn compiled(
+    rules: Rules,
+    error: libc::c_int,
+    arch: TargetArch,
+) -> Result<BpfProgram, BackendError> {
     let refused = SeccompAction::Errno(error.unsigned_abs());
     SeccompFilter::new(in_all_forms(rules), SeccompAction::Allow, refused, arch)?.try_into()
 }

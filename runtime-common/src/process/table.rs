@@ -221,8 +221,8 @@ impl Processes {
         let Stage::Starting { input, cancelled } = &mut process.stage else { return };
         let (input, cancelled) = (std::mem::take(input), cancelled.load(Ordering::Relaxed));
         let (slot, mode) = (handle.index(), process.command.mode);
-        let running = spawned
-            .and_then(|spawned| Running::new(slot, mode, spawned, input, &self.readiness));
+        let running =
+            spawned.and_then(|spawned| Running::new(slot, mode, spawned, input, &self.readiness));
         match running {
             Ok(mut running) => {
                 if cancelled {

@@ -171,10 +171,15 @@ pub(crate) fn without_leaks(test: fn()) {
 }
 
 /// Waits until something holds that nobody tells of.
-pub(crate) fn until(holds: impl Fn() -> bool, what: &str) {
+fn until(holds: impl Fn() -> bool, what: &str) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: {:?}, {} descriptors", children(), descriptors());
+        assert!(
+            Instant::now() < deadline,
+            "{what}: {:?}, {} descriptors",
+            children(),
+            descriptors()
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }

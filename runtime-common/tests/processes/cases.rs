@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,9 +10,13 @@ use balancedns_core::engine::ProcessExit;
 use balancedns_core::limits::PROCESS_OUTPUT_OCTETS;
 use balancedns_core::policy::ExecMode::{Once, Worker};
 use nix::libc::SIGKILL;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use crate::Case;
-use crate::bench::{Bench, until};
+use crate::bench::Bench;
+use crate::hostile::{COMPLAINED_DIGITS, COMPLAINED_OCTETS};
 
 const KILLED: ProcessExit = ProcessExit::Signal(SIGKILL);
 /// Children that outlive any test, unless they are killed.
@@ -116,7 +119,8 @@ fn holds_stdout() {
 
 fn double_fork() {
     let mut bench = Bench::new();
-    let text = format!("( ( {LINGER} & {LINGER} ) & ) ; ( trap '' HUP TERM; {LINGER} ) & echo done");
+    let text =
+        format!("( ( {LINGER} & {LINGER} ) & ) ; ( trap '' HUP TERM; {LINGER} ) & echo done");
     let process = bench.script(Once, &text, b"");
     assert_eq!(bench.end(process), ("done\n".to_owned(), ProcessExit::Code(0)));
 }
@@ -149,16 +153,16 @@ fn stops_itself() {
 /// Two of each, to a depth that a machine can take if this test fails.
 fn fork_bomb() {
     let mut bench = Bench::new();
-    let text = format!(
+    let bomb = format!(
         "bomb() {{ if [ $1 -gt 0 ]; then bomb $(($1 - 1)) & bomb $(($1 - 1)) & fi; {LINGER}; }}\n\
-         bomb 7 & echo lit; [ -n \"$1\" ] || wait"
+         bomb 7 & echo lit;"
     );
-    let process = bench.script(Once, &text, b"");
+    let process = bench.script(Once, &format!("{bomb} wait"), b"");
     bench.until_said(process, "lit");
     bench.kill(process);
     assert_eq!(bench.end(process).1, KILLED);
     // The same, when its first process has gone.
-    let process = bench.script(Once, &text.replace("wait", "exit"), b"");
+    let process = bench.script(Once, &format!("{bomb} exit 0"), b"");
     assert_eq!(bench.end(process).1, ProcessExit::Code(0));
 }
 
@@ -241,20 +245,25 @@ fn long_input() {
     assert_eq!(bench.end(process), ("1048576\n".to_owned(), ProcessExit::Code(0)));
 }
 
+/// It answers each question with how much it has got rid of by then, of a megabyte.
 fn complains() {
     let mut bench = Bench::new();
     let process = bench.own(Worker, &["complain"]);
-    let done = |told: &crate::bench::Told| told.said.len() >= 2;
-    bench.until(process, |told| told.said == b".");
-    let mut questions = 0;
-    while !done(bench.until(process, |_| true)) {
-        questions += 1;
-        assert!(questions < 10_000_000);
+    for questions in 1..1_000 {
+        let before = bench.until(process, |_| true).said.len();
         bench.feed(process, b"?");
+        let told = bench.until(process, |told| told.said.len() >= before + COMPLAINED_DIGITS);
+        let complained: usize = str::from_utf8(&told.said[before..])
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .expect("a number");
+        // What is heard before the first question and for each, and what the pipe holds.
+        assert!(complained <= (questions + 2) * 65_536, "{complained} after {questions}");
+        if complained == COMPLAINED_OCTETS {
+            return;
+        }
     }
-    assert!(questions >= 10, "{questions}");
-    bench.kill(process);
-    assert_eq!(bench.end(process), (".!".to_owned(), KILLED));
+    panic!("it is heard no more");
 }
 
 fn killed_early() {
@@ -312,11 +321,12 @@ fn daemon_dies() {
     let mut line = String::new();
     let stdout = daemon.stdout.take().expect("asked for");
     BufReader::new(stdout).read_line(&mut line).expect("reads");
-    let process = Path::new("/proc").join(line.trim());
-    assert!(process.is_dir(), "{line}");
     daemon.kill().expect("kills");
     daemon.wait().expect("ends");
-    until(|| !process.is_dir(), "it dies with its daemon");
+    // It is an orphan now, and therefore ours.
+    let process = Pid::from_raw(line.trim().parse().expect("a number"));
+    let end = waitpid(process, None).expect("is waited for");
+    assert_eq!(end, WaitStatus::Signaled(process, Signal::SIGKILL, false));
 }
 
 fn launched_by_hand() {

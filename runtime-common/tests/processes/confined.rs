@@ -63,9 +63,9 @@ type Line = (&'static str, String);
 fn outcome<T>(result: io::Result<T>) -> String {
     match result {
         Ok(_) => "done".to_owned(),
-        Err(error) => {
-            error.raw_os_error().map_or("failed".to_owned(), |e| format!("{:?}", Errno::from_raw(e)))
-        }
+        Err(error) => error
+            .raw_os_error()
+            .map_or("failed".to_owned(), |e| format!("{:?}", Errno::from_raw(e))),
     }
 }
 
@@ -138,14 +138,25 @@ fn limits() {
 
 fn privilege_lines() -> io::Result<Vec<Line>> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    let of_status = |key| {
+        let value = status.lines().find_map(|line| line.strip_prefix(key));
+        value.unwrap_or("?").trim().to_owned()
+    };
     Ok(vec![
         ("no_new_privs", format!("{:?}", prctl::get_no_new_privs()?)),
-        ("filtered", filters.unwrap_or("?").trim().to_owned()),
+        ("filtered", of_status("Seccomp:")),
+        ("may", of_status("CapEff:")),
+        ("could", of_status("CapPrm:")),
+        ("passes_on", of_status("CapInh:")),
         ("dies_by", format!("{:?}", prctl::get_pdeathsig()?)),
     ])
 }
 
 fn privileges() {
-    assert_eq!(said("privileges"), "no_new_privs: true\nfiltered: 2\ndies_by: Some(SIGKILL)\n");
+    let none = "0000000000000000";
+    let expected = format!(
+        "no_new_privs: true\nfiltered: 2\nmay: {none}\ncould: {none}\npasses_on: {none}\n\
+         dies_by: Some(SIGKILL)\n"
+    );
+    assert_eq!(said("privileges"), expected);
 }

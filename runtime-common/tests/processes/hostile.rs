@@ -1,16 +1,21 @@
 //! Plugins that a shell cannot be: what this executable does if it is started as one.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use balancedns_core::policy::ExecMode;
-use nix::errno::Errno;
 use nix::unistd::{Pid, setpgid, setsid};
 
 use crate::bench::Bench;
 use crate::confined;
+
+/// What the one that complains has to say, in octets.
+pub(crate) const COMPLAINED_OCTETS: usize = 1 << 20;
+/// Digits of its answers.
+pub(crate) const COMPLAINED_DIGITS: usize = 8;
 
 /// Does what the arguments name, if they do.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
@@ -32,20 +37,8 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
     Some(body(arguments).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
-/// What became of a try.
-pub(crate) fn name_of<T>(result: nix::Result<T>) -> String {
-    result.err().unwrap_or(Errno::UnknownErrno).to_name()
-}
-
-/// Names of errors.
-pub(crate) trait ToName {
-    fn to_name(&self) -> String;
-}
-
-impl ToName for Errno {
-    fn to_name(&self) -> String {
-        if *self == Self::UnknownErrno { "ok".to_owned() } else { format!("{self:?}") }
-    }
+fn name_of<T>(result: nix::Result<T>) -> String {
+    result.map_or_else(|error| format!("{error:?}"), |_| "done".to_owned())
 }
 
 fn leave(_: &[String]) -> io::Result<()> {
@@ -57,7 +50,8 @@ fn leave(_: &[String]) -> io::Result<()> {
         }
         None => {
             let own = std::env::current_exe()?;
-            let output = std::process::Command::new(own).args(["hostile", "leave", "x"]).output()?;
+            let output =
+                std::process::Command::new(own).args(["hostile", "leave", "x"]).output()?;
             String::from_utf8_lossy(&output.stdout).into_owned()
         }
     };
@@ -70,16 +64,22 @@ fn flood(_: &[String]) -> io::Result<()> {
     }
 }
 
-/// A megabyte, with a word before and after it.
+/// Complains all the time, and says at each question how much of it somebody has taken.
 fn complain(_: &[String]) -> io::Result<()> {
-    let say = |word: &[u8]| {
-        io::stdout().write_all(word)?;
-        io::stdout().flush()
-    };
-    say(b".")?;
-    io::stderr().write_all(&[b'x'; 1 << 20])?;
-    say(b"!")?;
-    std::thread::sleep(Duration::from_secs(1_000));
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    std::thread::spawn(|| {
+        while TAKEN.load(Ordering::SeqCst) < COMPLAINED_OCTETS
+            && let Ok(octets) = io::stderr().write(&[b'x'; 4_096])
+        {
+            TAKEN.fetch_add(octets, Ordering::SeqCst);
+        }
+    });
+    let mut question = [0];
+    while io::stdin().read(&mut question)? == 1 {
+        let taken = TAKEN.load(Ordering::SeqCst);
+        io::stdout().write_all(format!("{taken:0COMPLAINED_DIGITS$}").as_bytes())?;
+        io::stdout().flush()?;
+    }
     Ok(())
 }
 
