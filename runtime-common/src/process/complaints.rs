@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn each_plugin_is_told_of_once_a_second() {
         let mut complaints = Complaints::default();
-        let at = |ms| Instant::from_nanos(ms * 1_000_000);
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
         let mut passes = |ms, plugin| complaints.passed(at(ms), plugin, &mut said(b"no")).is_some();
         assert!(passes(0, "a") && passes(1, "b"));
         assert!(!passes(999, "a"));

@@ -182,10 +182,6 @@ impl Spawner {
         results.hand_in((handle, spawned));
     }
 
-    #[expect(
-        clippy::zombie_processes,
-        reason = "its group is waited for, and it is the first of it"
-    )]
     fn spawn(&self, command: &ExecSettings) -> io::Result<Spawned> {
         let mut child = Command::new(OWN_EXECUTABLE)
             .args([SUBCOMMAND, mode_name(command.mode), &std::process::id().to_string(), "--"])

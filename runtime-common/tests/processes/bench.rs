@@ -125,19 +125,19 @@ impl Bench {
         while !holds(&self.heard.0[process.index()]) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{:?}", self.heard.0[process.index()]);
-            let timeout = PollTimeout::try_from(left).expect("short");
-            let mut fds = [PollFd::new(self.processes.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, timeout).expect("polls");
-            self.rounds();
+            match self.processes.round(&mut self.heard, self.clock.now()).expect("polls") {
+                Round::More => {}
+                Round::Drained => self.wait(left),
+            }
         }
         &self.heard.0[process.index()]
     }
 
-    /// Does what a worker does when it is woken.
-    fn rounds(&mut self) {
-        while self.processes.round(&mut self.heard, self.clock.now()).expect("polls") == Round::More
-        {
-        }
+    /// Waits as a worker does, for the one descriptor.
+    fn wait(&self, most: Duration) {
+        let most = PollTimeout::try_from(most).expect("short");
+        let mut descriptors = [PollFd::new(self.processes.as_fd(), PollFlags::POLLIN)];
+        poll(&mut descriptors, most).expect("polls");
     }
 
     /// What a process has said by its end, and how that was.

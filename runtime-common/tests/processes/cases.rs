@@ -178,8 +178,8 @@ fn floods() {
     let mut bench = Bench::new();
     let process = bench.own(Once, &["flood"]);
     let said = bench.until(process, |told| told.said.len() > PROCESS_OUTPUT_OCTETS).said.len();
-    // What a pipe and a round of reading hold beyond the bound.
-    assert!(said < PROCESS_OUTPUT_OCTETS + (4 << 20), "{said}");
+    // Beyond the bound there is what one round reads.
+    assert!(said <= PROCESS_OUTPUT_OCTETS + 16_384, "{said}");
     bench.kill(process);
     let (after, end) = bench.end(process);
     assert_eq!((after.len(), end), (said, KILLED));
@@ -249,7 +249,7 @@ fn long_input() {
 fn complains() {
     let mut bench = Bench::new();
     let process = bench.own(Worker, &["complain"]);
-    for questions in 1..1_000 {
+    for questions in 1..1_000_000 {
         let before = bench.until(process, |_| true).said.len();
         bench.feed(process, b"?");
         let told = bench.until(process, |told| told.said.len() >= before + COMPLAINED_DIGITS);

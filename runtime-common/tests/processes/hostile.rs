@@ -17,6 +17,9 @@ pub(crate) const COMPLAINED_OCTETS: usize = 1 << 20;
 /// Digits of its answers.
 pub(crate) const COMPLAINED_DIGITS: usize = 8;
 
+/// What is done with further arguments.
+type Plugin = fn(&[String]) -> io::Result<()>;
+
 /// Does what the arguments name, if they do.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +27,7 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
     if marker != "hostile" {
         return None;
     }
-    let known: [(&str, fn(&[String]) -> io::Result<()>); 7] = [
+    let known: [(&str, Plugin); 7] = [
         ("leave", leave),
         ("flood", flood),
         ("complain", complain),
