@@ -13,6 +13,7 @@ mod configuration;
 pub mod conn;
 pub mod control;
 pub mod datagrams;
+mod file_watch;
 pub mod host;
 mod http;
 pub mod listeners;

@@ -1,9 +1,7 @@
 //! The certificate that clients are shown: read from its files, checked, exchanged when they change.
 
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
 
 use balancedns_core::config::ListenTls;
 use balancedns_core::time::{Duration, Instant};
@@ -18,10 +16,9 @@ use x509_cert::der::{Decode, SliceReader};
 use x509_cert::time::Validity;
 
 use crate::clock::unix_now;
+use crate::file_watch::FileWatch;
 use crate::host::explained;
 
-/// Time between two looks at the files.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Before its end, a certificate is warned about.
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3_600);
 /// Time between two warnings.
@@ -69,8 +66,8 @@ impl Identity {
         Ok(())
     }
 
-    fn stamps(&self) -> [Stamp; 2] {
-        [stamp(&self.files.cert_file), stamp(&self.files.key_file)]
+    fn files(&self) -> Vec<String> {
+        vec![self.files.cert_file.clone(), self.files.key_file.clone()]
     }
 }
 
@@ -140,23 +137,12 @@ fn key_explained(error: &pem::Error) -> String {
     pem_explained(error)
 }
 
-/// What tells one content of a file from another without reading it.
-type Stamp = Option<(SystemTime, u64)>;
-
-fn stamp(path: &str) -> Stamp {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
 /// Watches the files of the certificate for one that is to be shown instead, and its date.
 #[derive(Debug)]
 pub struct CertificateWatch {
     identity: Arc<Identity>,
-    /// Of what is shown, or was found to be no good.
-    known: [Stamp; 2],
-    /// Other ones, seen once: files that are being written may look like anything.
-    seen: Option<[Stamp; 2]>,
-    look_at: Instant,
+    /// Certificate and key are two files, which nobody can exchange in one step.
+    files: FileWatch,
     warn_at: Instant,
 }
 
@@ -164,45 +150,25 @@ impl CertificateWatch {
     /// Watches from now on what has just been read.
     #[must_use]
     pub fn new(identity: Arc<Identity>, now: Instant) -> Self {
-        let known = identity.stamps();
-        Self { identity, known, seen: None, look_at: now, warn_at: now }
+        let files = FileWatch::new(identity.files(), now);
+        Self { identity, files, warn_at: now }
     }
 
     /// When to [look](Self::look) again.
     #[must_use]
     pub fn next_look(&self) -> Instant {
-        self.look_at
+        self.files.next_look().min(self.warn_at)
     }
 
     /// Looks, if it is time to, and tells the operator what has come of it.
     pub fn look(&mut self, now: Instant) {
-        if now < self.look_at {
-            return;
-        }
-        self.look_at = now + LOOK_EVERY;
-        if self.has_changed(self.identity.stamps()) {
+        if self.files.has_changed(now) {
             self.renew(now);
         }
         if now >= self.warn_at {
             self.warn_at = now + WARN_EVERY;
             self.warn_of_expiry(unix_now());
         }
-    }
-
-    /// Whether the files are others than the known ones for the second time in a row. Certificate
-    /// and key are two files, which nobody can exchange in one step.
-    fn has_changed(&mut self, found: [Stamp; 2]) -> bool {
-        if found == self.known {
-            self.seen = None;
-            return false;
-        }
-        if self.seen != Some(found) {
-            self.seen = Some(found);
-            return false;
-        }
-        self.seen = None;
-        self.known = found;
-        true
     }
 
     fn renew(&mut self, now: Instant) {
