@@ -32,6 +32,21 @@ pub struct Readings {
     pub open_connections: usize,
     /// When the certificate that clients are shown expires, since 1970 in UTC; if there is one.
     pub certificate_expiry: Option<Duration>,
+    /// Lists that come from files and URLs, each under a name of its own.
+    pub lists: Vec<ListReading>,
+}
+
+/// What is read of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListReading {
+    /// Which list.
+    pub list: String,
+    /// What it has.
+    pub entries: usize,
+    /// When it was read or fetched, or confirmed by its server; since 1970 in UTC. None: never.
+    pub updated: Option<Duration>,
+    /// Attempts at it that failed.
+    pub failures: u64,
 }
 
 /// All metrics in the text format (version 0.0.4).
@@ -41,6 +56,7 @@ pub fn text(readings: &Readings, components: &[ComponentStatus]) -> String {
     families.extend(latencies(&readings.workers));
     families.extend(sizes(readings));
     families.extend(readings.certificate_expiry.map(expiry));
+    families.extend(lists(&readings.lists));
     families.extend(states(components));
     families.retain(|family| !family.get_metric().is_empty());
     let encoded = TextEncoder::new().encode_to_string(&families);
@@ -144,6 +160,34 @@ fn expiry(at: Duration) -> MetricFamily {
     )
 }
 
+fn lists(lists: &[ListReading]) -> Vec<MetricFamily> {
+    let entries = lists.iter().map(|list| gauged(&[("list", &list.list)], list.entries as f64));
+    let updated = lists
+        .iter()
+        .filter_map(|list| Some(gauged(&[("list", &list.list)], list.updated?.as_secs() as f64)));
+    let failures = lists.iter().map(|list| counted(&[("list", &list.list)], list.failures));
+    vec![
+        family(
+            "balancedns_list_entries",
+            "Entries of a list.",
+            MetricType::GAUGE,
+            entries.collect(),
+        ),
+        family(
+            "balancedns_list_updated_timestamp_seconds",
+            "When a list was read, fetched or confirmed.",
+            MetricType::GAUGE,
+            updated.collect(),
+        ),
+        family(
+            "balancedns_list_failures_total",
+            "Attempts to read or fetch a list that failed.",
+            MetricType::COUNTER,
+            failures.collect(),
+        ),
+    ]
+}
+
 fn states(components: &[ComponentStatus]) -> Vec<MetricFamily> {
     let label = |component: &ComponentStatus| [("component", component.name)];
     let up = components.iter().map(|c| gauged(&label(c), f64::from(u8::from(c.running))));
@@ -244,6 +288,20 @@ mod tests {
             cache_evictions: 1,
             open_connections: 4,
             certificate_expiry: Some(Duration::from_secs(1_800_000_000)),
+            lists: vec![
+                ListReading {
+                    list: "/etc/ads.txt".to_owned(),
+                    entries: 12,
+                    updated: Some(Duration::from_secs(1_700_000_000)),
+                    failures: 2,
+                },
+                ListReading {
+                    list: "https://lists.example/a".to_owned(),
+                    entries: 0,
+                    updated: None,
+                    failures: 1,
+                },
+            ],
         };
         text(&readings, &[component("dns-tcp", false), component("dns-udp", true)])
     }
@@ -263,6 +321,9 @@ mod tests {
             "balancedns_cache_evictions_total 1",
             "balancedns_connections_open 4",
             "balancedns_certificate_expiry_timestamp_seconds 1800000000",
+            "balancedns_list_entries{list=\"/etc/ads.txt\"} 12",
+            "balancedns_list_updated_timestamp_seconds{list=\"/etc/ads.txt\"} 1700000000",
+            "balancedns_list_failures_total{list=\"https://lists.example/a\"} 1",
             "balancedns_component_up{component=\"dns-tcp\"} 0",
             "balancedns_component_up{component=\"dns-udp\"} 1",
             "balancedns_component_restarts_total{component=\"dns-udp\"} 3",
@@ -320,6 +381,7 @@ mod tests {
     fn nothing_to_tell_is_valid_too() {
         let text = text(&Readings::default(), &[]);
         assert!(!text.contains("latency"));
+        assert!(!text.contains("balancedns_list"));
         assert!(has(&text, "balancedns_queries_total 0"));
     }
 }

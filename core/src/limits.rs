@@ -174,6 +174,9 @@ pub const PLUGIN_NEWS: usize = 64;
 /// Groups of clients.
 pub const GROUPS: usize = 62;
 
+/// Octets of one list of names, decompressed: a few million names. What is larger is no list.
+pub const LIST_OCTETS: u64 = 67_108_864;
+
 /// Connections to metrics and health at once; more wait in the backlog.
 pub const ADMIN_CONNS: usize = 128;
 /// Log lines that wait to be written; more are lost.

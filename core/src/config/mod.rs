@@ -25,9 +25,9 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, ConfigErrors, Warning};
 pub use snapshot::{
-    Alpn, CacheSettings, ControlSettings, DohTarget, Level, ListenSettings, ListenSocket,
-    ListenTls, LoggingSettings, RoutingSettings, Snapshot, Stage, SubnetPolicy, Trust,
-    UpstreamAddress, UpstreamProtocol, UpstreamSettings, UpstreamTls,
+    Alpn, CacheSettings, ControlSettings, DohTarget, Level, ListCache, ListSettings,
+    ListenSettings, ListenSocket, ListenTls, LoggingSettings, RoutingSettings, Snapshot, Stage,
+    SubnetPolicy, Trust, UpstreamAddress, UpstreamProtocol, UpstreamSettings, UpstreamTls,
 };
 
 use self::error::{Finding, Report};

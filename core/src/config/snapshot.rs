@@ -32,10 +32,14 @@ pub struct Snapshot {
     pub groups: Arc<Groups>,
     /// Names that are not answered.
     pub blocking: Arc<Blocking>,
+    /// How lists are fetched.
+    pub lists: ListSettings,
     /// Records of the configuration.
     pub local_records: Arc<LocalRecords>,
     /// Names answered from the hosts file, if there is one.
     pub hosts: Option<Arc<Hosts>>,
+    /// The path of that file.
+    pub hosts_file: Option<String>,
     /// Whether other types of a name of the hosts file are forwarded.
     pub hosts_fallthrough: bool,
     /// What decides about questions besides.
@@ -343,6 +347,28 @@ pub struct RoutingSettings {
     pub special_names: bool,
     /// Whether Firefox is told to leave its own DNS over HTTPS off.
     pub firefox_canary: bool,
+}
+
+/// How lists are fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListSettings {
+    /// Where copies are kept.
+    pub cache: ListCache,
+    /// Name servers that the hosts of lists are looked up at where our own listeners have no answer:
+    /// those configured. If there are none, the system's are meant.
+    pub bootstrap: Vec<SocketAddr>,
+}
+
+/// Where copies of lists are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ListCache {
+    /// Where the system keeps what can be had again.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    /// In this folder.
+    Folder(String),
 }
 
 /// The cache.

@@ -139,3 +139,27 @@ fn modes() {
           addresses of each family"]
     );
 }
+
+#[test]
+fn copies_of_lists_have_a_folder() {
+    use balancedns_core::config::ListCache;
+    let cache = |keys: &str| {
+        let loaded = FakeHost::new().load(&with(&format!("blacklist = {{ {keys} }}")));
+        loaded.expect("loads").snapshot.lists.cache
+    };
+    assert_eq!(cache(""), ListCache::Usual);
+    assert_eq!(cache("cache_dir = false"), ListCache::Off);
+    assert_eq!(cache("cache_dir = '/var/lists'"), ListCache::Folder("/var/lists".to_owned()));
+    assert_eq!(cache("cache_dir = 'lists'"), ListCache::Folder("etc/lists".to_owned()));
+    let errors = FakeHost::new().errors(&with("blacklist = { cache_dir = 5 }"));
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].contains("blacklist.cache_dir: "), "{errors:?}");
+}
+
+#[test]
+fn bootstrap_servers_are_kept_for_lists_where_no_upstream_needs_them() {
+    let loaded = FakeHost::new().load(&with("routing = { bootstrap = { '192.0.2.77' } }"));
+    let snapshot = loaded.expect("loads").snapshot;
+    assert!(snapshot.routing.bootstrap.is_empty());
+    assert_eq!(snapshot.lists.bootstrap, ["192.0.2.77:53".parse().expect("an address")]);
+}

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::super::Host;
 use super::super::reader::{Item, Section};
+use super::super::snapshot::ListCache;
 use super::super::vm::resolve;
 use super::encrypted::split_url;
 use super::settings::TTL;
@@ -61,6 +62,18 @@ pub(super) fn blacklist(mut section: Section<'_>, lists: &mut Lists<'_>) -> Bloc
     };
     section.finish();
     set
+}
+
+/// Reads `cache_dir`, which is the same for all blacklists and stands in that of the top.
+pub(super) fn cache_dir(section: &mut Section<'_>, folder: &str) -> ListCache {
+    match section.item("cache_dir") {
+        None => ListCache::Usual,
+        Some(item) if item.is_off() => ListCache::Off,
+        Some(item) => match item.word("the path of a folder, or false") {
+            Some(path) => ListCache::Folder(resolve(folder, path)),
+            None => ListCache::Usual, // which is reported
+        },
+    }
 }
 
 /// A list of the configuration itself, called as its key.

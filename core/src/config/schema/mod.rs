@@ -22,7 +22,7 @@ use self::plugins::Files;
 use self::upstreams::Upstreams;
 use super::error::{Path, Report};
 use super::reader::{Item, Section};
-use super::snapshot::{ListenSocket, Snapshot, Stage, SubnetPolicy};
+use super::snapshot::{ListSettings, ListenSocket, Snapshot, Stage, SubnetPolicy};
 use super::value::Value;
 use super::{Host, is_listener};
 use crate::policy::Blocking;
@@ -55,10 +55,14 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     let upstreams = upstreams::read(&mut top, &listen.sockets, &routing.settings, &pools, &files);
     pools.check_members(&upstreams, report);
     let routes = Routes::new(&upstreams.zones);
+    let list_servers = routing.settings.bootstrap.clone();
     let asks_system =
         bootstrap(&upstreams, &mut routing.settings.bootstrap, &listen.sockets, host, report);
     let mut lists = blacklist::Lists::new(host, folder);
-    let mut block_sets = vec![blacklist::blacklist(top.section("blacklist"), &mut lists)];
+    let mut section = top.section("blacklist");
+    let list_settings =
+        ListSettings { cache: blacklist::cache_dir(&mut section, folder), bootstrap: list_servers };
+    let mut block_sets = vec![blacklist::blacklist(section, &mut lists)];
     let hosts = policy::hosts(top.section("hosts"), &mut files);
     let local_records = local_records::read(&mut top, routing.settings.rewrite_hops);
     let cache = settings::cache(top.section("cache"));
@@ -93,8 +97,10 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         chain: routing.chain,
         groups: groups.into(),
         blocking: Blocking::new(block_sets, 1).into(),
+        lists: list_settings,
         local_records: local_records.into(),
-        hosts: hosts.hosts.map(Into::into),
+        hosts_file: hosts.hosts.as_ref().map(|(path, _)| path.clone()),
+        hosts: hosts.hosts.map(|(_, hosts)| hosts.into()),
         hosts_fallthrough: hosts.fallthrough,
         plugins: plugins.settings.into(),
         rebinding: rebinding.map(Into::into),

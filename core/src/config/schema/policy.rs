@@ -43,11 +43,11 @@ pub(super) fn rebinding(mut section: Section<'_>, routes: &Routes) -> Option<Reb
 
 /// `hosts`.
 pub(super) struct HostsSettings {
-    pub(super) hosts: Option<Hosts>,
+    pub(super) hosts: Option<(String, Hosts)>,
     pub(super) fallthrough: bool,
 }
 
-/// Reads `hosts` and the file it names.
+/// Reads `hosts` and the file it names, whose path comes with what is in it.
 pub(super) fn hosts(mut section: Section<'_>, files: &mut Files<'_>) -> HostsSettings {
     let file = section.item("file").filter(|item| !item.is_off());
     let ttl = section.integer("ttl", TTL, 60);
@@ -56,7 +56,7 @@ pub(super) fn hosts(mut section: Section<'_>, files: &mut Files<'_>) -> HostsSet
     HostsSettings { hosts: file.and_then(|file| hosts_file(&file, ttl, files)), fallthrough }
 }
 
-fn hosts_file(file: &Item<'_>, ttl: u32, files: &mut Files<'_>) -> Option<Hosts> {
+fn hosts_file(file: &Item<'_>, ttl: u32, files: &mut Files<'_>) -> Option<(String, Hosts)> {
     let path = resolve(files.folder, file.word("the path of a hosts file, or false")?);
     files.read.push(path.clone());
     match files.host.read(&path) {
@@ -69,7 +69,7 @@ fn hosts_file(file: &Item<'_>, ttl: u32, files: &mut Files<'_>) -> Option<Hosts>
             for warning in warnings {
                 file.warning(&warning.to_string());
             }
-            Some(hosts)
+            Some((path, hosts))
         }
     }
 }

@@ -10,9 +10,9 @@ use hickory_proto::rr::{RData, Record};
 
 use crate::batch::{ReceiveBatch, TransmitBatch, Via};
 use crate::config::{
-    CacheSettings, ControlSettings, Level, ListenSettings, ListenSocket, LoggingSettings,
-    RoutingSettings, Snapshot, Stage, SubnetPolicy, TtlBounds, UpstreamAddress, UpstreamProtocol,
-    UpstreamSettings,
+    CacheSettings, ControlSettings, Level, ListSettings, ListenSettings, ListenSocket,
+    LoggingSettings, RoutingSettings, Snapshot, Stage, SubnetPolicy, TtlBounds, UpstreamAddress,
+    UpstreamProtocol, UpstreamSettings,
 };
 use crate::engine::{
     Action, Closed, Engine, EngineConfig, Established, Event, ListenerId, Origin, ProcessExit,
@@ -82,8 +82,10 @@ pub(super) fn snapshot(upstreams: Vec<UpstreamSettings>) -> Snapshot {
         acl: Acl::default(),
         chain: vec![Stage::Blacklist, Stage::Hosts, Stage::Cache, Stage::Policy, Stage::Upstream],
         groups: Arc::default(),
+        lists: ListSettings::default(),
         blocking: Arc::default(),
         local_records: Arc::default(),
+        hosts_file: None,
         hosts: None,
         hosts_fallthrough: false,
         plugins: Arc::default(),
