@@ -16,14 +16,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use balancedns_core::config::Snapshot;
-use balancedns_core::engine::Shared;
+use balancedns_core::config::{Host, Snapshot};
+use balancedns_core::engine::{Shared, Transport};
 use balancedns_core::supervisor::{AfterExit, Decision, Outcome, Supervisor, UnitId};
 use balancedns_core::time::{Duration, Instant};
 
 use crate::admin::MakeView;
 use crate::clock::Clock;
+use crate::host::Machine;
 use crate::listeners::{Listeners, explained};
+use crate::lists::{Change, Lists, Report};
 use crate::logging::Logging;
 use crate::mailbox::{Receiver, Sender, mailbox};
 use crate::resolvers::ResolverWatch;
@@ -47,12 +49,20 @@ pub type RunWorker = fn(Setup, Inbox, &dyn Fn()) -> WorkerEnd;
 pub type ServeAdmin = fn(TcpListener, MakeView) -> io::Result<()>;
 
 /// What the control thread hears of. Each unit tells two things between its start and its end, and
-/// is not started again before; of signals there are as many as an operator sends.
+/// is not started again before; of signals there are as many as an operator sends; of lists there is
+/// one for each at a time.
 #[derive(Debug)]
 enum Notice {
     Started(UnitId),
     Exited(UnitId, WorkerEnd),
     Wish(Wish),
+    Lists(Report),
+}
+
+impl From<Report> for Notice {
+    fn from(report: Report) -> Self {
+        Self::Lists(report)
+    }
 }
 
 impl From<Wish> for Notice {
@@ -82,6 +92,8 @@ pub struct Control {
     told: BTreeMap<usize, (String, Instant)>,
     resolvers: Option<ResolverWatch>,
     certificate: Option<CertificateWatch>,
+    /// Shared with the metrics.
+    lists: Rc<RefCell<Lists>>,
     /// Writes what is logged until the very end.
     _logging: Logging,
 }
@@ -125,6 +137,7 @@ impl Control {
             told: BTreeMap::new(),
             resolvers: prepared.resolvers,
             certificate: identity.map(|identity| CertificateWatch::new(identity, now)),
+            lists: Rc::new(RefCell::new(prepared.lists)),
             _logging: prepared.logging,
         })
     }
@@ -135,6 +148,7 @@ impl Control {
         if let Some(watch) = &mut self.certificate {
             watch.look(self.clock.now());
         }
+        self.look_at_lists();
         loop {
             let decision = self.supervisor.borrow_mut().poll_decision(self.clock.now());
             match decision {
@@ -161,6 +175,7 @@ impl Control {
         let looks = [
             self.resolvers.as_ref().map(ResolverWatch::next_look),
             self.certificate.as_ref().map(CertificateWatch::next_look),
+            self.lists.borrow().next_look(self.announced),
         ];
         let looks = looks.into_iter().flatten();
         let next = self.supervisor.borrow().next_timeout().into_iter().chain(looks).min()?;
@@ -178,6 +193,7 @@ impl Control {
                 tracing::info!(event = "stopping", "{name}");
                 self.supervisor.borrow_mut().handle_stop(now);
             }
+            Notice::Lists(report) => self.list_told(now, report),
             Notice::Wish(Wish::Reload) => tracing::warn!(
                 event = "reload_refused",
                 "SIGHUP: reload is not available in this build; nothing was changed"
@@ -188,7 +204,9 @@ impl Control {
     /// Where the system's name servers have changed, what was made of them does too.
     fn look_at_resolvers(&mut self) {
         let Some(watch) = &mut self.resolvers else { return };
-        let Some(snapshot) = watch.look(self.clock.now(), &self.snapshot) else { return };
+        let now = self.clock.now();
+        let Some(mut snapshot) = watch.look(now, &self.snapshot) else { return };
+        self.lists.borrow_mut().carry_over(&self.snapshot, &mut snapshot, now);
         match self.tls.renewed(&snapshot) {
             Ok(tls) => self.tls = Arc::new(tls),
             Err(errors) => {
@@ -199,6 +217,35 @@ impl Control {
                 return;
             }
         }
+        self.take_over(snapshot);
+    }
+
+    /// Lists are read and fetched by threads in the background, and looked up at our own listener as
+    /// soon as there is one.
+    fn look_at_lists(&mut self) {
+        let Self { clock, snapshot, listeners, announced, reporter, lists, .. } = self;
+        let servers = || {
+            let bound = listeners.as_ref().map_or(&[][..], Listeners::bound);
+            name_servers(snapshot, bound, &Machine::new(*clock))
+        };
+        lists.borrow_mut().look(clock.now(), *announced, servers, reporter);
+    }
+
+    fn list_told(&mut self, now: Instant, report: Report) {
+        let Some(change) = self.lists.borrow_mut().handle(now, report) else { return };
+        let mut snapshot = (*self.snapshot).clone();
+        snapshot.generation += 1;
+        match change {
+            Change::List(source, list) => {
+                snapshot.blocking = snapshot.blocking.with_list(&source, &list).into();
+            }
+            Change::Hosts(hosts) => snapshot.hosts = Some(hosts),
+        }
+        self.take_over(snapshot);
+    }
+
+    /// All workers go on under another configuration.
+    fn take_over(&mut self, snapshot: Snapshot) {
         self.snapshot = Arc::new(snapshot);
         for worker in self.workers.iter().flatten() {
             let (snapshot, tls) = (Arc::clone(&self.snapshot), Arc::clone(&self.tls));
@@ -298,7 +345,11 @@ impl Control {
         let (clock, shared) = (self.clock, Arc::clone(&self.shared));
         let supervisor = Rc::clone(&self.supervisor);
         let identity = self.tls.identity().map(Arc::clone); // the same one after any reload
-        let view = move || startup::view(clock, &shared, identity.as_deref(), &supervisor.borrow());
+        let lists = Rc::clone(&self.lists);
+        let view = move || {
+            let lists = lists.borrow().readings();
+            startup::view(clock, &shared, identity.as_deref(), lists, &supervisor.borrow())
+        };
         (self.serve_admin)(listener, MakeView::new(view))?;
         tracing::info!(event = "metrics", "metrics and health on http://{bound}");
         Ok(())
@@ -332,5 +383,82 @@ impl Control {
             Outcome::Failed | Outcome::Interrupted => {}
         }
         tracing::info!(event = "stopped", "exit code {}", outcome.exit_code());
+    }
+}
+
+/// Whom to ask for the hosts of lists: ourselves, so that what holds for clients' names holds for
+/// these, then those that know names before we do.
+fn name_servers(
+    snapshot: &Snapshot,
+    bound: &[(Transport, SocketAddr)],
+    host: &dyn Host,
+) -> Vec<SocketAddr> {
+    let own = bound.iter().filter(|(transport, _)| *transport == Transport::Udp);
+    let own = own.map(|(_, addr)| startup::reachable(*addr));
+    // Where a proxy is expected to speak for us, and is not there, nobody answers.
+    let own = own.filter(|addr| !snapshot.listen.proxy_protocol_from.allows(addr.ip()));
+    let mut servers: Vec<SocketAddr> = own.take(1).collect();
+    let others = if snapshot.lists.bootstrap.is_empty() {
+        host.system_resolvers()
+    } else {
+        snapshot.lists.bootstrap.clone()
+    };
+    servers.extend(others);
+    servers
+}
+
+#[cfg(test)]
+mod tests {
+    use balancedns_core::config::Source;
+
+    use super::*;
+    use crate::configuration::evaluate;
+
+    struct Resolvers;
+
+    impl Host for Resolvers {
+        fn variable(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn read(&self, _: &str) -> Result<String, String> {
+            Err("no such file".to_owned())
+        }
+
+        fn system_resolvers(&self) -> Vec<SocketAddr> {
+            vec!["192.0.2.53:53".parse().expect("an address")]
+        }
+
+        fn clock(&self) -> Option<balancedns_core::config::Clock> {
+            None
+        }
+    }
+
+    fn servers(keys: &str, bound: &[(Transport, &str)]) -> Vec<String> {
+        let text = format!(
+            "return {{ listen = {{ dns = '127.0.0.1:5300', {keys} }},
+               routing = {{ bootstrap = {{ '192.0.2.1' }} }},
+               upstreams = {{ {{ name = 'one', addr = '192.0.2.9:53' }} }} }}"
+        );
+        let source = Source { name: "test".into(), folder: String::new(), text };
+        let mut snapshot = evaluate(&source, &Resolvers).expect("valid").snapshot;
+        if bound.is_empty() {
+            snapshot.lists.bootstrap.clear();
+        }
+        let addr = |addr: &str| addr.parse().expect("an address");
+        let bound: Vec<_> = bound.iter().map(|(transport, at)| (*transport, addr(at))).collect();
+        let servers = name_servers(&snapshot, &bound, &Resolvers);
+        servers.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn our_own_listener_is_asked_first_and_then_those_that_are_configured_or_the_systems() {
+        let bound = [(Transport::Tcp, "127.0.0.1:5301"), (Transport::Udp, "0.0.0.0:5300")];
+        assert_eq!(servers("", &bound), ["127.0.0.1:5300", "192.0.2.1:53"]);
+        let all = [(Transport::Udp, "[::]:53"), (Transport::Udp, "192.0.2.7:53")];
+        assert_eq!(servers("", &all), ["[::1]:53", "192.0.2.1:53"]);
+        assert_eq!(servers("", &[]), ["192.0.2.53:53"]);
+        let behind = "proxy_protocol_from = { '127.0.0.0/8' }";
+        assert_eq!(servers(behind, &bound), ["192.0.2.1:53"]);
     }
 }

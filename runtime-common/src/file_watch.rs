@@ -30,6 +30,8 @@ type Stamp = Option<Found>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Found {
     modified: Option<SystemTime>,
+    /// Permissions that make a file readable change nothing else.
+    changed: (i64, i64),
     octets: u64,
     /// Another file in its place, as editors and `mv` put one there.
     inode: (u64, u64),
@@ -58,6 +60,11 @@ impl FileWatch {
         has_changed
     }
 
+    /// What was told last was not made use of: it is told again.
+    pub(crate) fn tell_again(&mut self) {
+        self.known.clear();
+    }
+
     fn settle(&mut self, found: Vec<Stamp>) -> bool {
         if found == self.known {
             self.seen = None;
@@ -81,6 +88,7 @@ fn stamp(path: &str) -> Stamp {
     let metadata = fs::metadata(path).ok()?;
     Some(Found {
         modified: metadata.modified().ok(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
         octets: metadata.len(),
         inode: (metadata.dev(), metadata.ino()),
     })
@@ -112,6 +120,10 @@ mod tests {
         assert!(!look());
         assert!(look(), "one that is gone has changed");
         assert!(!look());
+        watch.tell_again();
+        assert!(!watch.has_changed(watch.next_look()));
+        assert!(watch.has_changed(watch.next_look()), "told, and then told again");
+        assert!(!watch.has_changed(watch.next_look()));
     }
 
     #[test]

@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::Arc;
 use std::{env, fs, io};
 
 use balancedns_core::config::{self, Host};
+use balancedns_core::policy::{ListSource, NameList};
 use nix::net::if_::if_nametoindex;
 use resolv_conf::{Config, ScopedIp};
 use rustix::fs::{Access, access};
 
 use crate::clock::Clock;
+use crate::lists;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Names another file than [`RESOLV_CONF`], for containers and tests.
@@ -50,6 +53,16 @@ impl Host for Machine {
         access(path, Access::EXEC_OK).map_err(|error| explained(&error.into()))
     }
 
+    /// What was fetched is put in its place [later](crate::lists::Lists::new): where it is kept is
+    /// for the configuration to say.
+    fn list(&self, source: &ListSource) -> Result<Option<Arc<NameList>>, String> {
+        let list = match source {
+            ListSource::File(_) => lists::read_list(source)?,
+            ListSource::Url(_) => NameList::empty(source.clone()),
+        };
+        Ok(Some(Arc::new(list)))
+    }
+
     fn system_resolvers(&self) -> Vec<SocketAddr> {
         let path = env::var_os(RESOLV_CONF_VARIABLE).unwrap_or_else(|| RESOLV_CONF.into());
         fs::read(path).map(|text| resolvers(&text)).unwrap_or_default()
@@ -72,6 +85,7 @@ impl Host for Machine {
 pub struct Remembering {
     machine: Machine,
     files: RefCell<BTreeMap<String, Result<String, String>>>,
+    lists: RefCell<BTreeMap<ListSource, Arc<NameList>>>,
     /// The list that was given out last: what a configuration was made from.
     resolvers: RefCell<Vec<SocketAddr>>,
 }
@@ -80,7 +94,20 @@ impl Remembering {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        Self { machine, files: RefCell::default(), resolvers: RefCell::default() }
+        Self {
+            machine,
+            files: RefCell::default(),
+            lists: RefCell::default(),
+            resolvers: RefCell::default(),
+        }
+    }
+
+    /// Remembers of the lists only which there are, for they are large: whoever has their contents
+    /// puts them in their places.
+    pub(crate) fn empty_lists(&self) {
+        for (source, list) in self.lists.borrow_mut().iter_mut() {
+            *list = Arc::new(NameList::empty(source.clone()));
+        }
     }
 
     /// The name servers that were given out last.
@@ -108,6 +135,17 @@ impl Host for Remembering {
 
     fn executable(&self, path: &str) -> Result<(), String> {
         self.machine.executable(path)
+    }
+
+    fn list(&self, source: &ListSource) -> Result<Option<Arc<NameList>>, String> {
+        if let Some(known) = self.lists.borrow().get(source) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let list = self.machine.list(source)?;
+        if let Some(list) = &list {
+            self.lists.borrow_mut().insert(source.clone(), Arc::clone(list));
+        }
+        Ok(list)
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {
@@ -212,6 +250,26 @@ mod tests {
         assert_eq!(machine.executable(text), Ok(()));
         assert_eq!(machine.executable("/nonexistent/x").expect_err("missing"), "no such file");
         assert_eq!(machine.executable("/").expect_err("a folder"), "not a file");
+    }
+
+    #[test]
+    fn lists_are_read_once_and_then_left_to_others() {
+        let folder = tempfile::tempdir().expect("creates");
+        let path = folder.path().join("list").display().to_string();
+        fs::write(&path, b"a.example\nb.example\n\xff\n").expect("writes");
+        let host = Remembering::new(Machine::new(Clock::start()));
+        let entries = |path: &str| {
+            let list = host.list(&ListSource::File(path.to_owned()));
+            list.map(|list| list.expect("a file has a list").report.entries)
+        };
+        assert_eq!(entries(&path), Ok(2));
+        fs::remove_file(&path).expect("removes");
+        assert_eq!(entries(&path), Ok(2));
+        host.empty_lists();
+        assert_eq!(entries(&path), Ok(0));
+        assert_eq!(entries("/nonexistent/list"), Err("no such file".to_owned()));
+        let url = ListSource::Url("https://lists.example/".to_owned());
+        assert_eq!(host.list(&url).expect("nothing is wrong").expect("known").report.entries, 0);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod file_watch;
 pub mod host;
 mod http;
 pub mod listeners;
+pub mod lists;
 pub mod logging;
 mod machine;
 pub mod mailbox;

@@ -33,6 +33,7 @@ impl ResolverWatch {
     #[must_use]
     pub fn new(source: Source, host: Remembering, now: Instant) -> Self {
         let known = host.given_resolvers();
+        host.empty_lists();
         Self { source, host, known, seen: None, look_at: now + LOOK_EVERY }
     }
 
@@ -43,7 +44,8 @@ impl ResolverWatch {
     }
 
     /// Looks, if it is time to. Gives the configuration for a list that has changed, with the
-    /// listeners of `current`: they are bound, and stay.
+    /// listeners of `current`: they are bound, and stay. Lists of names in it are [to be filled
+    /// in](crate::lists::Lists).
     pub fn look(&mut self, now: Instant, current: &Snapshot) -> Option<Snapshot> {
         if now < self.look_at {
             return None;
@@ -85,6 +87,7 @@ impl ResolverWatch {
         match evaluate(&self.source, &self.host) {
             Ok(loaded) => {
                 loaded.warnings.iter().for_each(log_warning);
+                self.host.empty_lists();
                 let mut snapshot = loaded.snapshot;
                 snapshot.generation = current.generation + 1;
                 snapshot.listen = current.listen.clone();

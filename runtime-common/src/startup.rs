@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use balancedns_core::admin::View;
 use balancedns_core::config::{Loaded, Snapshot};
 use balancedns_core::engine::{Shared, Transport};
-use balancedns_core::exposition::Readings;
+use balancedns_core::exposition::{ListReading, Readings};
 use balancedns_core::policy::PluginKind;
 use balancedns_core::supervisor::{ComponentSpec, Outcome, Supervisor, UnitId};
 
@@ -18,6 +18,7 @@ use crate::clock::{Clock, unix_now};
 use crate::configuration::{evaluate, log_warning, source};
 use crate::host::{Machine, Remembering};
 use crate::listeners::Listeners;
+use crate::lists::Lists;
 use crate::logging::{self, Logging};
 use crate::process::{self, launcher};
 use crate::resolvers::ResolverWatch;
@@ -69,6 +70,8 @@ pub struct Prepared {
     pub workers: usize,
     /// Watches the system's name servers, if the configuration has made use of them.
     pub resolvers: Option<ResolverWatch>,
+    /// Looks after lists that come from files and URLs.
+    pub lists: Lists,
 }
 
 impl Prepared {
@@ -88,18 +91,20 @@ impl Prepared {
         if snapshot.plugins.plugins.iter().any(|p| matches!(p.kind, PluginKind::Exec(_))) {
             process::warn_of_gaps();
         }
-        let seed = seed::seed().map_err(|error| vec![format!("no entropy: {error}")])?;
+        let seed = || seed::seed().map_err(|error| vec![format!("no entropy: {error}")]);
+        let seeds = (seed()?, seed()?);
         let available = || available_parallelism().map_or(1, usize::from);
         let workers = snapshot.listen.workers.unwrap_or_else(available).max(1);
         machine::fit(&mut snapshot, workers, &host);
         let tls = Arc::new(TlsContext::build(&snapshot)?);
+        let lists = Lists::new(&mut snapshot, &host, seeds.0, clock.now());
         let listeners = Listeners::bind(&snapshot.listen, workers)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
-        let shared = Arc::new(Shared::new(&snapshot, seed));
+        let shared = Arc::new(Shared::new(&snapshot, seeds.1));
         let resolvers =
             uses_system_resolvers.then(|| ResolverWatch::new(source, host, clock.now()));
         let snapshot = Arc::new(snapshot);
-        Ok(Self { clock, logging, snapshot, shared, tls, listeners, workers, resolvers })
+        Ok(Self { clock, logging, snapshot, shared, tls, listeners, workers, resolvers, lists })
     }
 
     /// The supervisor of this daemon. Worker `n` is unit `n`; after them comes the
@@ -139,6 +144,7 @@ pub fn view(
     clock: Clock,
     shared: &Shared,
     identity: Option<&Identity>,
+    lists: Vec<ListReading>,
     supervisor: &Supervisor,
 ) -> View {
     let readings = Readings {
@@ -148,6 +154,7 @@ pub fn view(
         cache_evictions: shared.cache.evictions(),
         open_connections: shared.open_connections(),
         certificate_expiry: identity.map(Identity::expiry),
+        lists,
     };
     View {
         components: supervisor.status(),
@@ -172,6 +179,16 @@ pub fn summary(snapshot: &Snapshot, bound: &[(Transport, SocketAddr)], workers: 
     )
 }
 
+/// Where this machine itself reaches one of its listeners.
+pub(crate) fn reachable(mut bound: SocketAddr) -> SocketAddr {
+    match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => bound.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => bound.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    bound
+}
+
 /// A command that asks the first listener something, for the operator to try.
 #[must_use]
 pub fn command_to_try(bound: &[(Transport, SocketAddr)]) -> Option<String> {
@@ -179,11 +196,7 @@ pub fn command_to_try(bound: &[(Transport, SocketAddr)]) -> Option<String> {
         matches!(transport, Transport::Udp | Transport::Tcp)
     };
     let (transport, addr) = bound.iter().find(plain)?;
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
+    let ip = reachable(*addr).ip();
     let port = if addr.port() == 53 { String::new() } else { format!(" -p {}", addr.port()) };
     let tcp = if *transport == Transport::Tcp { " +tcp" } else { "" };
     Some(format!("dig @{ip}{port}{tcp} example.org"))

@@ -1,11 +1,16 @@
 //! For tests: an authority, certificates of all kinds, and their files.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use balancedns_core::config::ListenTls;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
 /// The host of every certificate.
@@ -66,6 +71,11 @@ impl Authority {
         Issued { cert, key: key.serialize_pem(), pin }
     }
 
+    /// The authority's own certificate, in DER.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
     /// The authority's own certificate.
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
@@ -86,6 +96,23 @@ impl Authority {
         let (cert_file, key_file) = (self.file("cert.pem", cert), self.file("key.pem", key));
         ListenTls { cert_file, key_file }
     }
+}
+
+/// A certificate in DER.
+pub(crate) fn der(issued: &Issued) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("valid")
+}
+
+/// A server of any certificate.
+pub(crate) fn server_with(issued: &Issued, protocols: &[&[u8]]) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("valid");
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("valid");
+    let builder = builder.with_no_client_auth();
+    let mut config = builder.with_single_cert(vec![der(issued)], key).expect("valid");
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
 }
 
 fn digest(octets: &[u8]) -> [u8; 32] {

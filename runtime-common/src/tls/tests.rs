@@ -10,7 +10,7 @@ use rustls::{
     SupportedProtocolVersion, version,
 };
 
-use super::fixture::{Authority, HOST, Issued, VALID, Years};
+use super::fixture::{Authority, HOST, Issued, VALID, Years, der, server_with};
 use super::*;
 
 fn listen(files: &ListenTls) -> Result<ListenTlsContext, String> {
@@ -158,10 +158,6 @@ fn shown(authority: &Authority, context: &ListenTlsContext) -> CertificateDer<'s
     client.peer_certificates().expect("shown")[0].clone().into_owned()
 }
 
-fn der(issued: &Issued) -> CertificateDer<'static> {
-    CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("valid")
-}
-
 #[test]
 fn a_certificate_is_exchanged_once_both_files_fit_and_are_settled() {
     let authority = Authority::new();
@@ -214,19 +210,6 @@ fn verified_as(issued: &Issued, settings: &UpstreamTls) -> Result<(), TlsFailure
         let IoFailure::Tls(failure) = failure_of(&error) else { panic!("not of TLS: {error}") };
         failure
     })
-}
-
-/// A server of any certificate.
-fn server_with(issued: &Issued, protocols: &[&[u8]]) -> Arc<ServerConfig> {
-    use rustls::pki_types::PrivateKeyDer;
-    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("valid");
-    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("valid");
-    let builder = builder.with_no_client_auth();
-    let mut config = builder.with_single_cert(vec![der(issued)], key).expect("valid");
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Arc::new(config)
 }
 
 fn settings(trust: Trust, pins: Vec<[u8; 32]>, server_name: &str) -> UpstreamTls {
