@@ -32,6 +32,12 @@ fn boot_time() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME since 2.6.39").into()
 }
 
+/// Time since boot, for measuring how long scripts take.
+#[must_use]
+pub fn since_boot() -> Instant {
+    Instant::ZERO + boot_time()
+}
+
 /// The calendar's time since 1970 in UTC; zero before that.
 #[must_use]
 pub fn unix_now() -> Duration {

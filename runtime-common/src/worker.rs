@@ -25,7 +25,7 @@ use bytes::Bytes;
 use rustls::ServerConfig;
 
 use crate::bell::Bell;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::conn::Conns;
 use crate::datagrams::{Datagrams, Round};
 use crate::http::Exchanges;
@@ -189,7 +189,7 @@ impl<A: Adapter> Worker<A> {
         let (udp_size, write_timeout) = (settings.udp_size, settings.write_timeout);
         let metrics = shared.worker_metrics(index);
         let engine = Engine::new(
-            EngineConfig { shared, snapshot, metrics, policy_clock: None, seed },
+            EngineConfig { shared, snapshot, metrics, policy_clock: Some(clock::since_boot), seed },
             clock.now(),
         );
         let mut datagrams = Datagrams::new(clock, udp_size)?;
