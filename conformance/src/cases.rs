@@ -10,6 +10,7 @@ mod doh_upstreams;
 mod dot;
 mod edns;
 mod edns_upstreams;
+mod executables;
 mod expiry;
 mod failover;
 mod failures;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         negative::CASES,
         failures::CASES,
         local::CASES,
+        executables::CASES,
         routing::CASES,
         special::CASES,
         failover::CASES,
