@@ -15,6 +15,7 @@ mod edns;
 mod engine;
 mod framing;
 mod hosts;
+mod lists;
 mod name;
 mod oracle;
 mod proxy;
@@ -28,6 +29,7 @@ pub use edns::edns;
 pub use engine::engine;
 pub use framing::framing;
 pub use hosts::hosts;
+pub use lists::lists;
 pub use name::name;
 pub use proxy::proxy;
 pub use query::query;
@@ -44,12 +46,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "config", run: config },
     Target { name: "edns", run: edns },
     Target { name: "engine", run: engine },
     Target { name: "framing", run: framing },
     Target { name: "hosts", run: hosts },
+    Target { name: "lists", run: lists },
     Target { name: "name", run: name },
     Target { name: "proxy", run: proxy },
     Target { name: "query", run: query },

@@ -19,6 +19,9 @@ pub(super) struct Staging {
     len: usize,
 }
 
+/// Flags and name.
+pub(super) type Entry<'s> = (u8, &'s [u8]);
+
 /// An empty vector for so many items, which leaves nothing behind when it is freed.
 pub(super) fn roomy<T>(items: usize) -> Vec<T> {
     let octets = items * size_of::<T>();
@@ -63,8 +66,8 @@ impl Staging {
         KeyedState::default().hash_bytes(&self.octets)
     }
 
-    /// Flags and name at a place that [`Staging::iter`] gave.
-    pub(super) fn get(&self, place: u32) -> (u8, &[u8]) {
+    /// The entry at a place that [`Staging::iter`] gave.
+    pub(super) fn get(&self, place: u32) -> Entry<'_> {
         let (entry, _) = split(&self.octets[place as usize..]).expect("an entry begins there");
         entry
     }
@@ -81,8 +84,8 @@ impl Staging {
     }
 }
 
-/// Flags and name of the first entry, and what comes after it.
-fn split(octets: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+/// The first entry, and what comes after it.
+fn split(octets: &[u8]) -> Option<(Entry<'_>, &[u8])> {
     let (&[flags, length], rest) = octets.split_first_chunk()?;
     debug_assert!(flags & (EXACT | BELOW) == flags && flags != 0, "nothing else is staged");
     let (name, rest) = rest.split_at(usize::from(length));
