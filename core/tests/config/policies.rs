@@ -510,9 +510,13 @@ fn local_records_need_their_stage() {
 
 #[test]
 fn a_script_that_does_not_compile_has_its_own_place() {
-    let host = host().file("etc/bad.lua", "local a = 1\nlocal = 2\n");
-    let errors = host.errors(&with("plugins = { enabled = true, scripts = { 'bad.lua' } }"));
-    assert_eq!(errors.len(), 1, "{errors:?}");
-    let place = "etc/bad.lua:2: plugins.scripts[1]: ";
-    assert!(errors[0].starts_with(place) && errors[0].contains("; expected "), "{errors:?}");
+    for (script, place) in [
+        ("local a = 1\nerror('no')\n", "etc/bad.lua:2: plugins.scripts[1]: "),
+        ("local handel = 1\n", "etc/bad.lua: plugins.scripts[1]: "),
+    ] {
+        let host = host().file("etc/bad.lua", script);
+        let errors = host.errors(&with("plugins = { enabled = true, scripts = { 'bad.lua' } }"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(place) && errors[0].contains("; expected "), "{errors:?}");
+    }
 }
