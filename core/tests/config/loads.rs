@@ -19,7 +19,9 @@ fn configs() -> std::path::PathBuf {
 fn load_shipped(name: &str, host: FakeHost) -> Result<config::Loaded, String> {
     #[expect(clippy::disallowed_methods, reason = "tests read the shipped files")]
     let read = |name: &str| std::fs::read_to_string(configs().join(name)).expect("is readable");
-    let host = host.file("configs/hosts.example", &read("hosts.example"));
+    let host = ["hosts.example", "policy.example", "blocklist.example"]
+        .into_iter()
+        .fold(host, |host, name| host.file(&format!("configs/{name}"), &read(name)));
     let source =
         Source { name: format!("configs/{name}"), folder: "configs".to_owned(), text: read(name) };
     load(&source, &host).map_err(|errors| errors.to_string())
@@ -38,7 +40,7 @@ fn every_shipped_configuration_loads_without_a_warning() {
             count += 1;
         }
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 14);
 }
 
 #[test]
