@@ -56,7 +56,9 @@ macro_rules! replays {
     };
 }
 
-replays! { config edns engine framing hosts lists name proxy query response round_trip }
+replays! {
+    config edns engine framing hosts lists local_records name proxy query response round_trip
+}
 
 #[test]
 fn every_target_has_a_wrapper_and_nothing_else_has_a_folder() {

@@ -20,13 +20,17 @@ const TEXT_OCTETS: usize = 20_000;
 /// takes half a one.
 const READINGS: u64 = 2 * (60 + 2);
 
-const SHIPPED: [&str; 8] = [
+const SHIPPED: [&str; 12] = [
     include_str!("../../../configs/acl.lua"),
     include_str!("../../../configs/blocking.lua"),
+    include_str!("../../../configs/blocklists.lua"),
     include_str!("../../../configs/cache.lua"),
     include_str!("../../../configs/default.lua"),
+    include_str!("../../../configs/groups.lua"),
     include_str!("../../../configs/hosts.lua"),
+    include_str!("../../../configs/local_records.lua"),
     include_str!("../../../configs/named.lua"),
+    include_str!("../../../configs/policies.lua"),
     include_str!("../../../configs/prod.lua"),
     include_str!("../../../configs/zones.lua"),
 ];

@@ -16,6 +16,7 @@ mod engine;
 mod framing;
 mod hosts;
 mod lists;
+mod local_records;
 mod name;
 mod oracle;
 mod proxy;
@@ -30,6 +31,7 @@ pub use engine::engine;
 pub use framing::framing;
 pub use hosts::hosts;
 pub use lists::lists;
+pub use local_records::local_records;
 pub use name::name;
 pub use proxy::proxy;
 pub use query::query;
@@ -46,13 +48,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "config", run: config },
     Target { name: "edns", run: edns },
     Target { name: "engine", run: engine },
     Target { name: "framing", run: framing },
     Target { name: "hosts", run: hosts },
     Target { name: "lists", run: lists },
+    Target { name: "local_records", run: local_records },
     Target { name: "name", run: name },
     Target { name: "proxy", run: proxy },
     Target { name: "query", run: query },

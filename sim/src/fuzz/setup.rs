@@ -29,8 +29,10 @@ pub(super) struct Memory {
 }
 
 /// What a script may read.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 6] = [
     ("hosts.example", include_str!("../../../configs/hosts.example")),
+    ("policy.example", include_str!("../../../configs/policy.example")),
+    ("blocklist.example", include_str!("../../../configs/blocklist.example")),
     ("part.lua", "return { min_ttl_seconds = 7 }"),
     ("number.lua", "return 7"),
     ("circle.lua", "return include(\"circle.lua\")"),
