@@ -1,10 +1,10 @@
 //! What is decided about a question before anybody is asked: who may ask, which names are blocked,
-//! which ones are answered from the hosts file, which ones are special, what tells clients of our
-//! encrypted listeners; and the reasons why a query
-//! ended as it did.
+//! which ones are answered from local records and the hosts file, which ones are special, what tells
+//! clients of our encrypted listeners, what plugins say; and the reasons why a query ended as it did.
 //!
-//! Pure look-ups in tables that were built when the configuration was read or are fixed; none of
-//! them allocates or fails. Names are looked up in lower-cased uncompressed wire form.
+//! All but plugins are pure look-ups in tables that were built when the configuration was read or are
+//! fixed; none of them fails, and only what local records have is collected on the heap. Names are
+//! looked up in lower-cased uncompressed wire form.
 
 mod acl;
 mod blocking;

@@ -38,7 +38,9 @@ fn plugins_are_read_with_their_files() {
             { name = 'second', path = 'sub/b.lua', runtime = 'Lua', timeout_ms = 7 },
             { path = 'filter', runtime = 'go_exec', args = { '-v', '' } },
             { name = 'kept', path = '/opt/filter', runtime = 'exec', mode = 'worker', default = false },
-        } }",
+        } },
+        routing = { chain = { 'lua_policy', 'upstream' } },
+        groups = { { name = 'g', clients = { '::1' }, plugins = { 'kept' } } }",
     );
     let loaded = host().load(&text).expect("loads");
     assert_eq!(warnings(&loaded), [""; 0]);
@@ -152,6 +154,10 @@ fn plugins_without_effect_are_warned_about() {
         (
             "plugins = { entries = { { path = 'a.lua', mode = 'worker' } } }",
             "plugins.entries[1].mode: \"worker\" has no effect on runtime lua",
+        ),
+        (
+            "plugins = { enabled = true, entries = { { path = 'a.lua', default = false } } }",
+            "plugins.entries[1]: is asked for nobody: no group names it",
         ),
     ] {
         let loaded = host().load(&with(keys)).expect("loads");

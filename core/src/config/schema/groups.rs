@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use super::super::error::{Path, Report};
 use super::super::reader::{Item, Section};
 use super::super::snapshot::Stage;
 use super::super::value::Value;
@@ -50,7 +51,26 @@ pub(super) fn read<'v>(
         section.finish();
         members.push((group, clients));
     }
+    if parts.plugins.enabled {
+        warn_of_unused(&everybody, &members, parts.plugins, top.report);
+    }
     Groups::with_members(everybody, members)
+}
+
+/// Reports plugins that are asked for nobody.
+fn warn_of_unused(
+    everybody: &Group,
+    members: &[(Group, Vec<IpNet>)],
+    plugins: &Plugins,
+    report: &Report,
+) {
+    let groups = || members.iter().map(|(group, _)| group).chain([everybody]);
+    for place in 0..plugins.names.len() {
+        if !groups().any(|group| group.plugins.contains(&place)) {
+            let entry = Path::default().key("plugins").key("entries").index(place + 1);
+            report.warning(&entry, "is asked for nobody: no group names it".to_owned());
+        }
+    }
 }
 
 /// Reads the networks of a group, which must be nobody else's.
