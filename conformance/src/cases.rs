@@ -21,6 +21,7 @@ mod header;
 mod health;
 mod host_names;
 mod letter_case;
+mod lists;
 mod local;
 mod malformed;
 mod names;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         failures::CASES,
         local::CASES,
         executables::CASES,
+        lists::CASES,
         routing::CASES,
         special::CASES,
         failover::CASES,

@@ -15,6 +15,7 @@ pub(crate) mod proxy;
 mod secure;
 pub(crate) mod tls;
 mod upstream;
+pub(crate) mod web;
 
 use std::time::{Duration, Instant};
 

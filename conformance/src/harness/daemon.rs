@@ -598,6 +598,11 @@ impl Daemon {
             .expect("a file of the test");
     }
 
+    /// Removes a file next to the configuration.
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.running().folder.path().join(name)).expect("a file of the test");
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(self.running().pid(), name);
     }

@@ -173,7 +173,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let guard = lock(&self.0.0);
         drop(self.0.1.wait_timeout_while(guard, PATIENCE * 2, |open| !*open));
     }
