@@ -206,7 +206,6 @@ impl Control {
         let Some(watch) = &mut self.resolvers else { return };
         let now = self.clock.now();
         let Some(mut snapshot) = watch.look(now, &self.snapshot) else { return };
-        self.lists.borrow_mut().carry_over(&self.snapshot, &mut snapshot, now);
         match self.tls.renewed(&snapshot) {
             Ok(tls) => self.tls = Arc::new(tls),
             Err(errors) => {
@@ -217,6 +216,7 @@ impl Control {
                 return;
             }
         }
+        self.lists.borrow_mut().carry_over(&self.snapshot, &mut snapshot, now);
         self.take_over(snapshot);
     }
 

@@ -11,6 +11,8 @@ use crate::host::explained;
 
 /// Octets in front of a web page's first tag that are looked through.
 const BLANK_OCTETS: usize = 256;
+/// Octets of a file that are read at once.
+const PIECE_OCTETS: usize = 65_536;
 
 /// Why octets are not taken for the list they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,24 +36,50 @@ pub(crate) fn read_list(source: &ListSource) -> Result<NameList, String> {
     let ListSource::File(path) = source else {
         return Err("is no file".to_owned());
     };
-    let octets = read_at_most(path, LIST_OCTETS).map_err(|error| explained(&error))?;
-    Ok(parse(source, &octets))
+    let read = File::open(path).and_then(|file| read_at_most(source, file, LIST_OCTETS));
+    read.map_err(|error| explained(&error))
 }
 
-/// Reads a list and tells the operator what is in it.
+/// A large file is read in pieces, so that it is not in memory beside its list.
+fn read_at_most(source: &ListSource, mut file: impl Read, most: u64) -> io::Result<NameList> {
+    let start = Instant::now();
+    let mut reader = ListReader::new(source.clone());
+    let mut piece = vec![0; PIECE_OCTETS];
+    let mut total = 0;
+    loop {
+        let octets = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(octets) => octets,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        total += octets;
+        if u64::try_from(total).is_ok_and(|total| total > most) {
+            return Err(io::Error::other(format!("it has more than {most} octets")));
+        }
+        reader.read(piece.get(..octets).unwrap_or_default());
+    }
+    Ok(finish(reader, source, total, start))
+}
+
+/// Reads a list.
 pub(super) fn parse(source: &ListSource, octets: &[u8]) -> NameList {
     let start = Instant::now();
     let mut reader = ListReader::new(source.clone());
     reader.read(octets);
+    finish(reader, source, octets.len(), start)
+}
+
+/// Tells the operator what was read.
+fn finish(reader: ListReader, source: &ListSource, octets: usize, start: Instant) -> NameList {
     let list = reader.finish();
-    let millis = start.elapsed().as_millis();
     tracing::info!(
         event = "list_read",
-        "{}: {} entries, {} of them exceptions; {} octets read in {millis} ms",
+        "{}: {} entries, {} of them exceptions; {octets} octets read in {} ms",
         called(source),
         list.report.entries,
         list.exceptions.len(),
-        octets.len(),
+        start.elapsed().as_millis(),
     );
     list
 }
@@ -104,15 +132,6 @@ fn is_page(octets: &[u8]) -> bool {
     visible.next() == Some(&b'<')
 }
 
-fn read_at_most(path: &str, octets_max: u64) -> io::Result<Vec<u8>> {
-    let mut octets = Vec::new();
-    File::open(path)?.take(octets_max + 1).read_to_end(&mut octets)?;
-    if u64::try_from(octets.len()).is_ok_and(|octets| octets <= octets_max) {
-        return Ok(octets);
-    }
-    Err(io::Error::other(format!("it has more than {octets_max} octets")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,17 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_up_to_a_bound() {
-        let folder = tempfile::tempdir().expect("creates");
-        let path = folder.path().join("list").display().to_string();
-        std::fs::write(&path, "12345").expect("writes");
-        assert_eq!(read_at_most(&path, 5).expect("small enough"), b"12345");
-        let error = read_at_most(&path, 4).expect_err("too large").to_string();
-        assert_eq!(error, "it has more than 4 octets");
+    fn a_file_is_read_in_pieces_and_up_to_a_bound() {
+        let text: String = (0..10_000).map(|number| format!("{number}.example\n")).collect();
+        let source = ListSource::File("list".to_owned());
+        assert!(text.len() > 2 * PIECE_OCTETS);
+        let octets = u64::try_from(text.len()).expect("fits");
+        let list = read_at_most(&source, text.as_bytes(), octets).expect("small enough");
+        assert_eq!((list.report.entries, list.report.skipped), (10_000, 0));
+        let error = read_at_most(&source, text.as_bytes(), octets - 1).expect_err("too large");
+        assert_eq!(error.to_string(), format!("it has more than {} octets", octets - 1));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_why() {
         let error = |path: &str| read_list(&ListSource::File(path.to_owned())).map(drop);
         assert_eq!(error("/nonexistent/list"), Err("no such file".to_owned()));
         assert_eq!(error("/"), Err("a folder, not a file".to_owned()));
-        let list = read_list(&ListSource::File(path)).expect("readable");
-        assert_eq!(list.report.entries, 1);
     }
 }
