@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mlua::{Lua, LuaString, Table, Value};
 
+use super::message::type_name;
 use crate::policy::fold;
 use crate::wire::{DisplayName, Name, suffixes};
 
@@ -84,7 +85,7 @@ fn in_prefix((address, prefix): (Value, Value)) -> mlua::Result<bool> {
 /// An argument that has to be a text.
 fn text(function: &str, argument: &str, value: &Value) -> mlua::Result<LuaString> {
     let Value::String(text) = value else {
-        let kind = value.type_name();
+        let kind = type_name(value);
         return Err(mlua::Error::runtime(format!(
             "{function}: the {argument} is {kind} instead of a text"
         )));

@@ -45,13 +45,20 @@ pub(super) fn message(error: &mlua::Error) -> Message {
             let line = inner.line.or_else(|| first_line(traceback));
             return Message { line, ..inner };
         }
-        mlua::Error::SyntaxError { message, .. } | mlua::Error::RuntimeError(message) => {
+        // The compiler names no chunk.
+        mlua::Error::SyntaxError { message, .. } => {
+            let (line, text) = match split_line(message.trim_start_matches(':')) {
+                Some((line, text)) => (Some(line), text),
+                None => (None, message.as_str()),
+            };
+            return Message { line, text: one_line(text) };
+        }
+        mlua::Error::RuntimeError(message) => {
             message.split_once("\nstack traceback:").unwrap_or((message, ""))
         }
         other => return Message { line: None, text: one_line(&other.to_string()) },
     };
-    // The compiler names no chunk.
-    let (line, text) = match split_place(text, SCRIPT).or_else(|| split_place(text, "")) {
+    let (line, text) = match split_place(text, SCRIPT) {
         Some((line, text)) => (Some(line), text),
         None => (None, split_place(text, PRELUDE).map_or(text, |(_, text)| text)),
     };
@@ -60,7 +67,12 @@ pub(super) fn message(error: &mlua::Error) -> Message {
 
 /// Splits `script:14: message` into the line and the message.
 fn split_place<'t>(text: &'t str, chunk: &str) -> Option<(u32, &'t str)> {
-    let (line, message) = text.strip_prefix(chunk)?.strip_prefix(':')?.split_once(':')?;
+    split_line(text.strip_prefix(chunk)?.strip_prefix(':')?)
+}
+
+/// Splits `14: message` into the line and the message.
+fn split_line(text: &str) -> Option<(u32, &str)> {
+    let (line, message) = text.split_once(':')?;
     Some((line.parse().ok()?, message.trim_start()))
 }
 
@@ -71,6 +83,11 @@ fn first_line(traceback: &str) -> Option<u32> {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
         digits.parse().ok()
     })
+}
+
+/// What a script calls the type of a value.
+pub(super) fn type_name(value: &mlua::Value) -> &'static str {
+    if value.is_integer() { "number" } else { value.type_name() }
 }
 
 /// A script may raise whatever it likes; what an operator gets is one line that does nothing to the
@@ -99,7 +116,13 @@ mod tests {
     #[test]
     fn places_are_those_of_the_script() {
         assert_eq!(runtime("script:14: no: way"), (Some(14), "no: way".to_owned()));
-        assert_eq!(runtime(":2: Expected 'end'"), (Some(2), "Expected 'end'".to_owned()));
+        assert_eq!(runtime("2: no"), (None, "2: no".to_owned()));
+        for text in ["2: Expected 'end'", ":2: Expected 'end'"] {
+            let error =
+                mlua::Error::SyntaxError { message: text.to_owned(), incomplete_input: true };
+            let expected = Message { line: Some(2), text: "Expected 'end'".to_owned() };
+            assert_eq!(message(&error), expected);
+        }
         let text = "prelude:3: bad\nstack traceback:\n\t[C]: in ?\n\tprelude:3\n\tscript:7: in function 'f'\n\tscript:9";
         assert_eq!(runtime(text), (Some(7), "bad".to_owned()));
         assert_eq!(runtime("script:x: y"), (None, "script:x: y".to_owned()));
