@@ -13,7 +13,7 @@ mod ttl;
 use std::sync::{Mutex, MutexGuard};
 
 pub use key::{KEY_OCTETS, Key, Scope};
-pub use packed::{Cacheable, Marks, NotCacheable, PackError, Packed, pack, set_marks};
+pub use packed::{Cacheable, Marks, NotCacheable, PackError, Packed, pack, pack_again, set_marks};
 use shard::Shard;
 pub use ttl::TtlBounds;
 

@@ -79,6 +79,28 @@ pub fn pack(
     now: Instant,
     out: &mut Vec<u8>,
 ) -> Result<Cacheable, PackError> {
+    pack_bounded(view, Some(bounds), now, out)
+}
+
+/// As [`pack`], of an answer whose TTLs are shown as they are: it was packed before.
+///
+/// # Errors
+///
+/// If the response has no question.
+pub fn pack_again(
+    view: &ResponseView<'_>,
+    now: Instant,
+    out: &mut Vec<u8>,
+) -> Result<(), PackError> {
+    pack_bounded(view, None, now, out).map(|_| ())
+}
+
+fn pack_bounded(
+    view: &ResponseView<'_>,
+    bounds: Option<&TtlBounds>,
+    now: Instant,
+    out: &mut Vec<u8>,
+) -> Result<Cacheable, PackError> {
     if view.question().is_empty() {
         return Err(PackError::NoQuestion);
     }
@@ -120,7 +142,7 @@ fn without_hop_by_hop(message: &[u8]) -> Option<Vec<u8>> {
 fn write(
     view: &ResponseView<'_>,
     meaning: Meaning,
-    bounds: &TtlBounds,
+    bounds: Option<&TtlBounds>,
     now: Instant,
     out: &mut Vec<u8>,
 ) -> Cacheable {
@@ -168,7 +190,7 @@ fn write(
 fn write_ttls(
     view: &ResponseView<'_>,
     kind: ResponseKind,
-    bounds: &TtlBounds,
+    bounds: Option<&TtlBounds>,
     table_octets: usize,
     out: &mut [u8],
 ) -> Option<u32> {
@@ -214,7 +236,8 @@ fn is_spelled_like(view: &ResponseView<'_>, owner: &[u8]) -> bool {
 }
 
 /// The TTL that clients see at age zero.
-fn shown_ttl(record: &Record<'_>, negative: bool, bounds: &TtlBounds) -> u32 {
+fn shown_ttl(record: &Record<'_>, negative: bool, bounds: Option<&TtlBounds>) -> u32 {
+    let Some(bounds) = bounds else { return record.sane_ttl() };
     let soa =
         if negative && !is_planted(Bug::SoaMinimumIgnored) { record.negative_ttl() } else { None };
     match soa {
@@ -225,17 +248,17 @@ fn shown_ttl(record: &Record<'_>, negative: bool, bounds: &TtlBounds) -> u32 {
 
 fn cacheable(
     kind: ResponseKind,
-    bounds: &TtlBounds,
+    bounds: Option<&TtlBounds>,
     records: usize,
     least_ttl: Option<u32>,
 ) -> Cacheable {
+    let configured = bounds.map_or(0, |bounds| bounds.servfail_seconds);
+    let servfail_seconds = configured.min(SERVFAIL_TTL_SECONDS_MAX);
     let seconds = match kind {
         ResponseKind::Truncated => return Cacheable::No(NotCacheable::Truncated),
         ResponseKind::Referral => return Cacheable::No(NotCacheable::Referral),
         ResponseKind::Error(Rcode::SERVFAIL) if is_planted(Bug::ServfailKeptTooLong) => 86_400,
-        ResponseKind::Error(Rcode::SERVFAIL) if bounds.servfail_seconds > 0 => {
-            bounds.servfail_seconds.min(SERVFAIL_TTL_SECONDS_MAX)
-        }
+        ResponseKind::Error(Rcode::SERVFAIL) if servfail_seconds > 0 => servfail_seconds,
         ResponseKind::Error(_) => return Cacheable::No(NotCacheable::Error),
         ResponseKind::NoData { negative_ttl: None }
         | ResponseKind::NxDomain { negative_ttl: None } => {

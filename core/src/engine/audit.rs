@@ -441,8 +441,7 @@ impl Auditor<'_> {
         let output = process.output.len();
         within(output, PROCESS_OUTPUT_OCTETS, format_args!("output of {handle:?}"))?;
         let armed = self.take_timer(process.timer, Due::Process(handle))?;
-        let oldest = process.calls.front().map(|call| call.deadline);
-        agree(armed, oldest, format_args!("when to look at {handle:?}"))
+        agree(armed, process.next_deadline(), format_args!("when to look at {handle:?}"))
     }
 
     fn tables(&self) -> Checked {

@@ -124,17 +124,13 @@ impl Engine {
             self.report_limit(now, Counter::LimitPlugins, "plugin calls");
             return Err((suspended, PolicyError::Busy));
         }
-        let suspended = match self.join_call(plugin, &question, suspended) {
+        // A client that has waited elsewhere already does not wait here beyond its own deadline.
+        let by = (suspended.waiter.arrived + self.snapshot.routing.deadline).min(now + timeout);
+        let suspended = match self.join_call(plugin, &question, by, suspended) {
             Ok(()) => return Ok(()),
             Err(suspended) => suspended,
         };
-        let call = Call {
-            id: 0,
-            question,
-            asked_at: now,
-            deadline: now + timeout,
-            waiters: vec![suspended],
-        };
+        let call = Call { id: 0, question, asked_at: now, deadline: by, waiters: vec![suspended] };
         let placed = match command.mode {
             ExecMode::Once => self.run_once(now, plugin, command, call),
             ExecMode::Worker => self.ask_kept(now, plugin, command, call),
@@ -144,18 +140,21 @@ impl Engine {
         })
     }
 
-    /// Joins a call that asks the same.
+    /// Joins a call that asks the same and takes no longer than until then.
     fn join_call(
         &mut self,
         plugin: usize,
         question: &[u8],
+        by: Instant,
         suspended: Suspended,
     ) -> Result<(), Suspended> {
         let processes = self.processes.values_mut();
         let asked = processes.filter(|process| process.plugin == plugin && !process.given_up);
         let mut calls = asked.flat_map(|process| &mut process.calls);
-        let is_same =
-            |call: &&mut Call| call.question == question && call.waiters.len() < WAITERS_PER_FETCH;
+        let is_same = |call: &&mut Call| {
+            let has_room = call.waiters.len() < WAITERS_PER_FETCH;
+            call.question == question && call.deadline <= by && has_room
+        };
         let Some(call) = calls.find(is_same) else { return Err(suspended) };
         call.waiters.push(suspended);
         self.suspended += 1;
@@ -192,11 +191,9 @@ impl Engine {
             process.last_id += 1;
             call.id = process.last_id;
             let input = with_id(&call).into();
-            if process.calls.is_empty() {
-                self.timers.set(process.timer, call.deadline);
-            }
             process.calls.push_back(call);
             self.actions.push_back(Action::FeedProcess { process: handle, input });
+            self.watch(handle);
             return Ok(());
         }
         let control = &self.snapshot.control;
@@ -361,28 +358,29 @@ impl Engine {
             return;
         }
         let Some(process) = self.processes.get_mut(handle) else { return };
-        let Some(oldest) = process.calls.front() else { return };
-        let is_deaf = process.heard_at.is_none_or(|heard| heard < oldest.asked_at);
+        let mut overdue = process.calls.iter().filter(|call| call.deadline <= now);
+        let heard_at = process.heard_at;
+        let is_deaf = overdue.any(|call| heard_at.is_none_or(|heard| heard < call.asked_at));
         if process.command.mode == ExecMode::Once || is_deaf {
             return self.give_process_up(now, handle, &PolicyError::Timeout);
         }
         // It works, but not fast enough for this one.
         let plugin = process.plugin;
-        let mut overdue = Vec::new();
-        while process.calls.front().is_some_and(|call| call.deadline <= now) {
-            overdue.extend(process.calls.pop_front());
-        }
+        let calls = std::mem::take(&mut process.calls);
+        let (overdue, waiting): (VecDeque<_>, _) =
+            calls.into_iter().partition(|call| call.deadline <= now);
+        process.calls = waiting;
         self.watch(handle);
         for call in overdue {
             self.finish_call(now, plugin, call, &Err(PolicyError::Timeout));
         }
     }
 
-    /// Sets a process's timer to its oldest call.
+    /// Sets a process's timer to its most urgent call.
     fn watch(&mut self, handle: ProcessHandle) {
         let Some(process) = self.processes.get(handle) else { return };
-        match process.calls.front() {
-            Some(call) => self.timers.set(process.timer, call.deadline),
+        match process.next_deadline() {
+            Some(deadline) => self.timers.set(process.timer, deadline),
             None => self.timers.cancel(process.timer),
         }
     }
@@ -524,6 +522,11 @@ impl Engine {
 }
 
 impl Process {
+    /// When its most urgent call has had its time.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.calls.iter().map(|call| call.deadline).min()
+    }
+
     /// Queries that wait for it.
     pub(super) fn waiters(&self) -> impl Iterator<Item = &Waiter> {
         self.calls.iter().flat_map(|call| &call.waiters).map(|suspended| &suspended.waiter)

@@ -6,7 +6,7 @@ use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::{Name as HickoryName, RData, Record, RecordType as HickoryType};
 
 use super::leads::{question, unpacked};
-use crate::cache::{Packed, TtlBounds, pack};
+use crate::cache::{Packed, pack_again};
 use crate::limits::HEADER_OCTETS;
 use crate::policy::TtlLimits;
 use crate::time::Instant;
@@ -105,18 +105,10 @@ impl Detour {
         message.answers = aliases;
         let message = message.to_vec().ok()?;
         let mut packed = Vec::new();
-        pack(&ResponseView::parse(&message).ok()?, &UNBOUNDED, now, &mut packed).ok()?;
+        pack_again(&ResponseView::parse(&message).ok()?, now, &mut packed).ok()?;
         Some(packed)
     }
 }
-
-/// TTLs were bounded when the answer came.
-const UNBOUNDED: TtlBounds = TtlBounds {
-    min_seconds: 0,
-    max_seconds: u32::MAX,
-    negative_max_seconds: u32::MAX,
-    servfail_seconds: 0,
-};
 
 /// A message with nothing but a question.
 fn bare(question: &[u8]) -> Vec<u8> {

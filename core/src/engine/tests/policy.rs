@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use hickory_proto::rr::RData;
-use hickory_proto::rr::rdata::{A, CNAME};
+use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::{A, CNAME, SOA};
+use hickory_proto::rr::{RData, Record};
 
-use super::harness::{World, blocking, query, query_of, rcode, snapshot, upstream};
+use super::harness::{World, blocking, error, query, query_of, rcode, shown, snapshot, upstream};
 use crate::config::{Snapshot, Stage, UpstreamProtocol};
 use crate::engine::Event;
 use crate::metrics::Counter;
@@ -159,6 +160,30 @@ fn a_rewritten_name_meets_blacklist_and_hosts() {
     );
     snapshot.blocking = blocking(names.build());
     assert_eq!(World::new(snapshot).reply_to(&query(1, "old.example")), "REFUSED");
+}
+
+/// A negative answer keeps the TTL that it has under its own name.
+#[test]
+fn a_rewritten_question_gets_a_negative_answer_with_its_ttl() {
+    let mut world = world(REWRITE);
+    let ttl = |reply: &[u8]| {
+        Message::from_vec(reply).expect("a message").authorities.first().expect("a SOA").ttl
+    };
+    world.ask(&query(1, "old.example"));
+    let (socket, _, sent) = world.next_query();
+    let mut message = Message::from_vec(&error(&sent, 3)).expect("our own");
+    let name = |name: &str| name.parse().expect("a name");
+    let soa = SOA::new(name("example."), name("example."), 1, 1, 1, 1, 2);
+    message.add_authority(Record::from_rdata(name("example."), 300, RData::SOA(soa)));
+    world.upstream_says(socket, &message.to_vec().expect("fits"));
+    let rewritten = world.replies.pop_front().expect("a reply");
+    assert_eq!(
+        shown(&rewritten),
+        "NXDOMAIN | old.example. 60 CNAME new.example. | authority example. SOA"
+    );
+    world.ask(&query(2, "new.example"));
+    let direct = world.replies.pop_front().expect("a reply");
+    assert_eq!((ttl(&rewritten), ttl(&direct)), (5, 5), "the least that is remembered");
 }
 
 #[test]

@@ -119,6 +119,20 @@ fn no_call_outlives_its_deadline_and_late_results_are_ignored() {
     check(&world);
 }
 
+/// S2: a plugin that may take longer than a client waits does not.
+#[test]
+fn a_call_ends_with_its_clients_deadline() {
+    let mut configuration = configuration(vec![exec("one", ExecMode::Once)]);
+    configuration.routing.deadline = Duration::from_millis(20);
+    let mut world = World::new(configuration);
+    world.ask(&query(1, "www.example"));
+    world.pass(Duration::from_millis(19));
+    assert!(world.replies.is_empty());
+    world.pass(Duration::from_millis(1));
+    assert_eq!((world.reply().as_str(), world.killed.len()), ("SERVFAIL", 1));
+    check(&world);
+}
+
 #[test]
 fn a_flood_is_cut_off() {
     let mut world = once();
