@@ -40,7 +40,9 @@ pub fn daemon(
         logging::plain(&format!("{name}: cannot take signals: {error}"));
         return ExitCode::FAILURE;
     }
-    match Prepared::new(&options).and_then(run) {
+    let outcome = Prepared::new(&options).and_then(run);
+    process::kill_all();
+    match outcome {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(errors) => {
             for error in errors {

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::case::World;
-use crate::harness::{Daemon, Query, Settings, Upstream, until};
+use crate::harness::{Daemon, Query, Settings, UdpClient, Upstream, until};
 
 cases! {
     run_once_it_decides, all, "config plugins.entries",
@@ -162,6 +162,19 @@ fn nothing_of_it_stays(world: &World) {
     until("it has left children", || (processes(&lingers) > 0).then_some(()));
     daemon.signal("TERM");
     assert_eq!(daemon.end().status.code(), Some(0));
+    expect_none(&lingers);
+
+    // A second signal: nobody waits for anything.
+    let silent = Upstream::silent();
+    let daemon = policy(&silent, "worker", PATIENT, &script).start(world);
+    let client = UdpClient::to(daemon.addr());
+    client.send(&Query::a("www.example").encode());
+    silent.wait_for(1);
+    until("it has left children", || (processes(&lingers) > 0).then_some(()));
+    daemon.signal("TERM");
+    until("it drains", || daemon.said().contains("SIGTERM").then_some(()));
+    daemon.signal("TERM");
+    assert_eq!(daemon.end().status.code(), Some(1));
     expect_none(&lingers);
 
     let script = format!("{READ}{DECIDE} exec {lingers}");

@@ -19,4 +19,5 @@ mod syscalls;
 mod table;
 
 pub use confinement::{gaps, warn_of_gaps};
+pub use spawner::kill_all;
 pub use table::{Hears, Processes};

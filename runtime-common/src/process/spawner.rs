@@ -8,13 +8,14 @@
 //! whose parents have gone, which the kernel hands to the daemon as it asks for them. Numbers of
 //! processes and groups are not given to others before that, so that nobody else is ever killed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -37,6 +38,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The thread of this process, once there is one.
 static SPAWNER: Mutex<Option<Spawner>> = Mutex::new(None);
+
+/// The first processes of all groups that were not dropped.
+static LIVING: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+
+/// Kills all processes of plugins, whosever they are: for the end of a daemon that does not wait for
+/// its workers.
+pub fn kill_all() {
+    for leader in living().iter() {
+        kill_group(*leader);
+    }
+}
+
+fn living() -> MutexGuard<'static, BTreeSet<Pid>> {
+    LIVING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills a group that is not buried. None can be added on the way: the kernel starts no child of one
+/// that has a signal coming.
+fn kill_group(leader: Pid) {
+    // There is one at least, if only a dead one, and it is ours.
+    let _all_dead = killpg(leader, Signal::SIGKILL);
+}
 
 /// The thread, to those that ask it for something. Each worker asks for no more processes at once
 /// than the engine allows, and each is buried once: so its queue is bounded.
@@ -106,22 +129,28 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// The group of a process that was just started as the first of one.
+    fn new(leader: Pid, spawner: Spawner) -> Self {
+        living().insert(leader);
+        Self { leader, spawner }
+    }
+
     /// Its first process, which is not buried as long as this is here.
     pub(super) fn leader(&self) -> Pid {
         self.leader
     }
 
-    /// Kills all of it. None can be added on the way: the kernel starts no child of one that has
-    /// a signal coming.
+    /// Kills all of it.
     pub(super) fn kill(&self) {
-        // There is one at least, if only a dead one, and it is ours.
-        let _all_dead = killpg(self.leader, Signal::SIGKILL);
+        kill_group(self.leader);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
+        // Before it is buried: its number may be another's afterwards.
+        living().remove(&self.leader);
         self.spawner.order(Order::Bury(self.leader));
     }
 }
@@ -194,7 +223,7 @@ impl Spawner {
             .stderr(Stdio::piped())
             .spawn()?;
         let id = i32::try_from(child.id()).expect("the kernel's numbers of processes are positive");
-        let group = Group { leader: Pid::from_raw(id), spawner: self.clone() };
+        let group = Group::new(Pid::from_raw(id), self.clone());
         let id = rustix::process::Pid::from_raw(id).expect("no process is number 0");
         let exit = pidfd_open(id, PidfdFlags::empty())?;
         let missing = "each was asked for and is taken once";
