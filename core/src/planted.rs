@@ -81,6 +81,20 @@ bugs! {
         "A process that has ended badly keeps its place.";
     AliasLost "alias-lost" "S4, S5",
         "The answer to a rewritten question lacks the CNAME that leads to it.";
+    CallWaiterForgotten "call-waiter-forgotten" "S1, S2, S16, S23",
+        "Of those who share a call to a plugin only the first hears of its verdict.";
+    NotBegunAgain "not-begun-again" "S1, S2, S16, S23",
+        "Who waits for a plugin when the configuration changes is forgotten.";
+    ProcessOutlivesStop "process-outlives-stop" "S17",
+        "A plugin's process that is kept running is not killed when the worker stops.";
+    GroupOfEverybody "group-of-everybody" "S7, S15",
+        "Every client is taken for one that is in no group.";
+    BlockModeIgnored "block-mode-ignored" "S7",
+        "Blocked questions are refused, whatever the mode.";
+    VmOutlivesError "vm-outlives-error" "S5, S6, S7, S25",
+        "A script that has failed goes on in the VM in which it has.";
+    NonsenseForwards "nonsense-forwards" "S7, S25",
+        "A verdict of a process that cannot be read lets the question go on.";
     GenerationIgnored "generation-ignored" "S1, S18, S22",
         "An event for what has ended reaches whoever has its slot now.";
     EarlyTimeoutActs "early-timeout-acts" "S20",

@@ -316,6 +316,9 @@ impl Engine {
             return;
         }
         let result = match (process.command.mode, how) {
+            (ExecMode::Once, ProcessExit::Code(0)) if is_planted(Bug::NonsenseForwards) => {
+                Ok(decode_json(&process.output).unwrap_or_default())
+            }
             (ExecMode::Once, ProcessExit::Code(0)) => decode_json(&process.output),
             _ => Err(PolicyError::Process(shown(how))),
         };
@@ -404,7 +407,8 @@ impl Engine {
 
     fn finish_call(&mut self, now: Instant, plugin: usize, call: Call, result: &PluginResult) {
         self.suspended -= call.waiters.len();
-        for suspended in call.waiters {
+        let heard = if is_planted(Bug::CallWaiterForgotten) { 1 } else { call.waiters.len() };
+        for suspended in call.waiters.into_iter().take(heard) {
             self.resume(now, suspended, plugin, result.clone(), &mut Out(None));
         }
     }
@@ -478,6 +482,9 @@ impl Engine {
             self.kept.clear();
         }
         self.suspended -= suspended.len();
+        if is_planted(Bug::NotBegunAgain) {
+            return;
+        }
         for suspended in suspended {
             self.begin_again(now, suspended);
         }
@@ -501,7 +508,9 @@ impl Engine {
     pub(super) fn kill_processes(&mut self) {
         for handle in self.processes.handles() {
             let Some(process) = self.processes.get_mut(handle) else { continue };
-            if process.calls.is_empty() && !process.given_up {
+            let is_spared =
+                is_planted(Bug::ProcessOutlivesStop) && process.command.mode == ExecMode::Worker;
+            if process.calls.is_empty() && !process.given_up && !is_spared {
                 process.given_up = true;
                 process.output = Vec::new();
                 self.timers.cancel(process.timer);

@@ -127,6 +127,9 @@ impl<'a> Desk<'a> {
 
     /// What holds for a client.
     pub(super) fn who(&self, client: Client) -> Who<'a> {
+        if is_planted(Bug::GroupOfEverybody) {
+            return Who { client, group: self.snapshot.groups.everybody() };
+        }
         Who { client, group: self.snapshot.groups.of(client.address.ip()) }
     }
 
@@ -539,7 +542,10 @@ pub(super) fn write_blocked(
     by: &str,
     reply: &mut [u8],
 ) -> Answered {
-    let answer = set.answer(asked_type(asker));
+    let mut answer = set.answer(asked_type(asker));
+    if is_planted(Bug::BlockModeIgnored) {
+        answer = BlockSet::default().answer(asked_type(asker));
+    }
     let note = reason.extended_error().map(|error| ErrorNote { error, text: by });
     let authority = answer.authority.as_slice();
     let len = write_local(reply, asker, settings, answer.rcode, &answer.answers, authority, note);

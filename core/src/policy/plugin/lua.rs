@@ -21,6 +21,7 @@ use mlua::chunk::Compiler;
 use self::message::Message;
 use self::vm::{LoadError, Vm};
 use super::{PolicyError, PolicyQuestion, PolicyVerdict};
+use crate::planted::{Bug, is_planted};
 use crate::time::{Duration, Instant};
 
 /// Octets of a script's text: what is larger is data, which belongs into lists.
@@ -136,9 +137,11 @@ impl LuaVm {
             Some(vm) => vm,
             None => Vm::load(&self.program, memory, clock)?,
         };
-        let verdict = vm.call(question, timeout)?;
-        self.vm = Some(vm);
-        Ok(verdict)
+        let verdict = vm.call(question, timeout);
+        if verdict.is_ok() || is_planted(Bug::VmOutlivesError) {
+            self.vm = Some(vm);
+        }
+        verdict
     }
 }
 
