@@ -5,8 +5,9 @@
 //! [`Verdict`] that says what is to be done.
 
 use super::Transport;
-use super::course::{Course, Rewritten, asked_type};
-use super::leads::{self, PRIVATE, Rules, marks_of};
+use super::blocked::{write_blocked, write_refused_lead};
+use super::course::{Course, Rewritten};
+use super::leads::{self, Rules, marks_of};
 use super::plugins::Plugins;
 use super::question::{Client, Forward, Verdict, Written};
 use crate::cache::{Key, Packed};
@@ -14,16 +15,12 @@ use crate::config::{Snapshot, Stage, SubnetPolicy};
 use crate::engine::Shared;
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
-use crate::policy::{
-    BlockSet, DISCOVERY_NAME, DISCOVERY_TTL_SECONDS, FIREFOX_CANARY, Group, Hosts, HostsAnswer,
-    LocalAnswer, PolicyError, PolicyVerdict, Reason, special,
-};
+use crate::policy::{BlockSet, Group, PolicyError, PolicyVerdict, Reason};
 use crate::time::Instant;
 use crate::upstream::Route;
 use crate::wire::{
-    Asker, ClientSubnet, ErrorNote, Flags, LocalData, LocalRecord, Name, Owner, Rcode, RecordClass,
-    RecordType, ReplySettings, ResponseView, limit_ttls, local_soa, local_zone_soa, write_answer,
-    write_local, write_rcode,
+    Asker, ClientSubnet, Flags, Rcode, RecordClass, ReplySettings, ResponseView, limit_ttls,
+    write_answer, write_local, write_rcode,
 };
 
 /// What deciding about a question needs to see.
@@ -156,45 +153,6 @@ impl<'a> Desk<'a> {
         reply: &mut [u8],
     ) -> Answered {
         write_blocked(set, asker, self.settings(), reason, by, reply)
-    }
-
-    /// Records of the configuration, then the hosts file.
-    fn local_names(
-        &self,
-        who: Who<'_>,
-        course: &mut Course,
-        asker: &Asker<'_>,
-        reply: &mut [u8],
-    ) -> Step {
-        let (snapshot, record_type) = (self.snapshot, course.record_type);
-        let (records, reason, ttl) =
-            match snapshot.local_records.lookup(course.key.name(), record_type) {
-                LocalAnswer::Records(records) => (records, Reason::LocalRecord, 0),
-                LocalAnswer::NoData { ttl } => (Vec::new(), Reason::LocalRecord, ttl),
-                LocalAnswer::Alias { target, ttl } => {
-                    self.counters.count(Counter::LocalAnswers);
-                    let name = Name::from_wire(target).expect("a local record's target is a name");
-                    let to = Rewritten { name, record_type };
-                    return self.restart(who, course, asker, to, ttl, reply);
-                }
-                LocalAnswer::NotListed => {
-                    let Some(hosts) = &snapshot.hosts else { return Step::On };
-                    let records = hosts_records(hosts, course.key.name(), record_type);
-                    let falls_through = |records: &Vec<_>| {
-                        records.is_empty() && snapshot.hosts_fallthrough && !is_address(record_type)
-                    };
-                    match records.filter(|records| !falls_through(records)) {
-                        None => return Step::On,
-                        Some(records) => (records, Reason::Hosts, hosts.ttl()),
-                    }
-                }
-            };
-        let is_hosts = reason == Reason::Hosts;
-        self.counters.count(if is_hosts { Counter::HostsAnswers } else { Counter::LocalAnswers });
-        let soa = [local_soa(ttl)];
-        let authority = if records.is_empty() { &soa[..] } else { &[] };
-        let len = self.local(course, asker, reply, Rcode::NOERROR, &records, authority);
-        Step::Answered((len, Rcode::NOERROR, reason))
     }
 
     /// Goes on from the top of the chain with another name in place of the present one.
@@ -347,7 +305,9 @@ impl<'a> Desk<'a> {
         if bits & marks_of(who.group.block_set) != 0 {
             let message = leads::unpacked(&question, answer, now);
             let view = ResponseView::parse(&message).ok();
-            return self.refuse_lead(who, bits, view.as_ref(), asker, reply);
+            let (snapshot, counters) = (self.snapshot, self.counters);
+            let view = view.as_ref();
+            return write_refused_lead(snapshot, who.group, counters, bits, view, asker, reply);
         }
         let is_answer = matches!(answer.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN);
         if course.detour.is_direct() || !is_answer {
@@ -360,18 +320,6 @@ impl<'a> Desk<'a> {
                 (self.bare(asker, rcode, reason, reply), rcode, reason)
             }
         }
-    }
-
-    /// Blocks an answer for what it leads to.
-    fn refuse_lead(
-        &self,
-        who: Who<'_>,
-        bits: u64,
-        view: Option<&ResponseView<'_>>,
-        asker: &Asker<'_>,
-        reply: &mut [u8],
-    ) -> Answered {
-        write_refused_lead(self.snapshot, who.group, self.counters, bits, view, asker, reply)
     }
 
     fn upstream(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Step {
@@ -390,105 +338,6 @@ impl<'a> Desk<'a> {
         }
         let (rcode, reason) = (Rcode::REFUSED, Reason::RecursionNotDesired);
         Step::Answered((self.bare(asker, rcode, reason, reply), rcode, reason))
-    }
-
-    /// What is never forwarded: our own designation, special names that no zone routes, and ANY.
-    fn kept_home(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
-        self.designation(course, asker, reply)
-            .or_else(|| self.canary(course, asker, reply))
-            .or_else(|| self.special_name(course, asker, reply))
-            .or_else(|| {
-                let is_any = course.record_type == RecordType::ANY;
-                is_any.then(|| self.minimal_any(course, asker, reply))
-            })
-    }
-
-    /// Which encrypted listeners of ours serve the same as this one does (RFC 9462 section 4).
-    fn designation(
-        &self,
-        course: &Course,
-        asker: &Asker<'_>,
-        reply: &mut [u8],
-    ) -> Option<Answered> {
-        let discovery = self.snapshot.listen.ddr.as_ref()?;
-        let is_asked = matches!(course.record_type, RecordType::SVCB | RecordType::ANY);
-        if !is_asked || course.key.name() != DISCOVERY_NAME || discovery.is_empty() {
-            return None;
-        }
-        self.counters.count(Counter::SpecialAnswers);
-        let len = self.local(course, asker, reply, Rcode::NOERROR, &discovery.records(), &[]);
-        Some((len, Rcode::NOERROR, Reason::SpecialName))
-    }
-
-    /// The name that does not exist where Firefox is to stay with us.
-    fn canary(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Option<Answered> {
-        if !self.snapshot.routing.firefox_canary || course.key.name() != FIREFOX_CANARY {
-            return None;
-        }
-        self.counters.count(Counter::SpecialAnswers);
-        let soa = [local_zone_soa(FIREFOX_CANARY, DISCOVERY_TTL_SECONDS)];
-        let len = self.local(course, asker, reply, Rcode::NXDOMAIN, &[], &soa);
-        Some((len, Rcode::NXDOMAIN, Reason::SpecialName))
-    }
-
-    fn special_name(
-        &self,
-        course: &Course,
-        asker: &Asker<'_>,
-        reply: &mut [u8],
-    ) -> Option<Answered> {
-        let (key, record_type) = (&course.key, course.record_type);
-        let name = special(key.name())?;
-        let is_routed = || self.snapshot.routes.is_routed(key.name());
-        let stays = || self.snapshot.routing.special_names && !is_routed();
-        if name.is_parents(record_type) || !(name.is_never_forwarded() || stays()) {
-            return None;
-        }
-        self.counters.count(Counter::SpecialAnswers);
-        // Above a zone that is routed there is a name without records, not none: NXDOMAIN would deny
-        // all that is below it (RFC 8020 section 2).
-        let is_above_a_zone = self.snapshot.routes.is_above_a_zone(key.name());
-        let rcode = if is_above_a_zone { Rcode::NOERROR } else { name.rcode() };
-        let records = name.records(record_type);
-        let soa = name.soa();
-        let authority = if records.is_empty() { &[soa][..] } else { &[] };
-        let len = self.local(course, asker, reply, rcode, &records, authority);
-        Some((len, rcode, Reason::SpecialName))
-    }
-
-    /// Answers ANY with one record made up for it (RFC 8482 section 4.2): what a cache or an
-    /// upstream happens to have is not what clients hope for, and large answers serve attackers.
-    fn minimal_any(&self, course: &Course, asker: &Asker<'_>, reply: &mut [u8]) -> Answered {
-        self.counters.count(Counter::AnyAnswers);
-        let len = self.local(course, asker, reply, Rcode::NOERROR, &[MINIMAL_ANY], &[]);
-        (len, Rcode::NOERROR, Reason::MinimalAny)
-    }
-
-    /// Writes records of our own, behind the aliases that led to them. Their owner
-    /// [`Owner::Question`] is the name that is looked up now.
-    pub(super) fn local(
-        &self,
-        course: &Course,
-        asker: &Asker<'_>,
-        reply: &mut [u8],
-        rcode: Rcode,
-        answers: &[LocalRecord<'_>],
-        authority: &[LocalRecord<'_>],
-    ) -> usize {
-        let detour = &course.detour;
-        let settings = self.settings();
-        if detour.is_none() {
-            return write_local(reply, asker, settings, rcode, answers, authority, None);
-        }
-        let asked = asked_type(asker);
-        let carried = answers.iter().filter(|record| detour.carries(asked, record.record_type));
-        let own: Vec<_> = carried.map(|record| detour.adapted(record)).collect();
-        let mut soa: Vec<_> = authority.iter().map(|record| detour.adapted(record)).collect();
-        if own.is_empty() && soa.is_empty() {
-            soa.push(detour.adapted(&local_soa(answers.first().map_or(0, |record| record.ttl))));
-        }
-        let with_aliases: Vec<_> = detour.records().chain(own).collect();
-        write_local(reply, asker, settings, rcode, &with_aliases, &soa, None)
     }
 
     /// Writes a reply that is only an rcode; its length.
@@ -530,105 +379,5 @@ impl<'a> Desk<'a> {
     /// Where a client's own transport matters.
     pub(super) fn is_datagram(who: Who<'_>) -> bool {
         who.client.transport == Transport::Udp
-    }
-}
-
-/// Answers a question in the way of a blacklist; `by` is told beside the extended error.
-pub(super) fn write_blocked(
-    set: &BlockSet,
-    asker: &Asker<'_>,
-    settings: ReplySettings,
-    reason: Reason,
-    by: &str,
-    reply: &mut [u8],
-) -> Answered {
-    let mut answer = set.answer(asked_type(asker));
-    if is_planted(Bug::BlockModeIgnored) {
-        answer = BlockSet::default().answer(asked_type(asker));
-    }
-    let note = reason.extended_error().map(|error| ErrorNote { error, text: by });
-    let authority = answer.authority.as_slice();
-    let len = write_local(reply, asker, settings, answer.rcode, &answer.answers, authority, note);
-    (len, answer.rcode, reason)
-}
-
-/// Blocks an answer for what it leads to: a listed name, or a private address.
-pub(super) fn write_refused_lead(
-    snapshot: &Snapshot,
-    group: &Group,
-    counters: &Counters,
-    bits: u64,
-    view: Option<&ResponseView<'_>>,
-    asker: &Asker<'_>,
-    reply: &mut [u8],
-) -> Answered {
-    let settings = ReplySettings { udp_size: snapshot.listen.udp_size };
-    let set = snapshot.blocking.set(group.block_set);
-    if let Some(set) = set
-        && bits & !PRIVATE & marks_of(group.block_set) != 0
-    {
-        counters.count(Counter::BlockedLeads);
-        let by = view.and_then(|view| leads::blocking_list(set, view)).unwrap_or_default();
-        return write_blocked(set, asker, settings, Reason::Blocked, by, reply);
-    }
-    counters.count(Counter::Rebinding);
-    let (rcode, reason) = (Rcode::NOERROR, Reason::Rebinding);
-    let note = reason.extended_error().map(|error| ErrorNote { error, text: REBINDING });
-    let soa = [local_soa(REBINDING_TTL)];
-    let len = write_local(reply, asker, settings, rcode, &[], &soa, note);
-    (len, rcode, reason)
-}
-
-/// What [`write_refused_lead`] answers, and why.
-pub(super) fn refused_as(snapshot: &Snapshot, group: &Group, bits: u64) -> (Rcode, Reason) {
-    let own = marks_of(group.block_set) & !PRIVATE;
-    match snapshot.blocking.set(group.block_set).filter(|_| bits & own != 0) {
-        // The rcode does not depend on the type.
-        Some(set) => (set.answer(RecordType::A).rcode, Reason::Blocked),
-        None => (Rcode::NOERROR, Reason::Rebinding),
-    }
-}
-
-/// What clients are told of an answer that the rebinding guard holds back.
-const REBINDING: &str = "private address in a public answer";
-/// Seconds that such an answer may be remembered.
-const REBINDING_TTL: u32 = 60;
-
-/// The answer to ANY: a CPU named after the RFC, no operating system. Not signed: we know of no zone
-/// that is (RFC 8482 section 4.2 asks for it where one is known to be).
-const MINIMAL_ANY: LocalRecord<'static> = LocalRecord {
-    owner: Owner::Question,
-    record_type: RecordType::HINFO,
-    // Long enough to spare us those who ask again and again, as the RFC wants; an hour later at the
-    // latest a client notices that our mind has changed.
-    ttl: 3_600,
-    data: LocalData::Raw(b"\x07RFC8482\0"),
-};
-
-/// Whether a hosts file answers questions of this type for a name that it lists, come what may.
-fn is_address(record_type: RecordType) -> bool {
-    matches!(record_type, RecordType::A | RecordType::AAAA | RecordType::ANY)
-}
-
-/// The records that the hosts file has, or `None` if it does not know the name.
-fn hosts_records<'a>(
-    hosts: &'a Hosts,
-    name: &[u8],
-    record_type: RecordType,
-) -> Option<Vec<LocalRecord<'a>>> {
-    let ttl = hosts.ttl();
-    let record = |record_type, data| LocalRecord { owner: Owner::Question, record_type, ttl, data };
-    match hosts.lookup(name, record_type) {
-        HostsAnswer::NotListed => None,
-        HostsAnswer::NoData => Some(Vec::new()),
-        HostsAnswer::Addresses { v4, v6 } => {
-            let v4 = v4.iter().map(|ip| record(RecordType::A, LocalData::A(*ip)));
-            let v6 = v6.iter().map(|ip| record(RecordType::AAAA, LocalData::Aaaa(*ip)));
-            Some(v4.chain(v6).collect())
-        }
-        HostsAnswer::Pointers(names) => {
-            let pointer = |name: &'a Name| LocalData::Name(name.as_wire());
-            Some(names.iter().map(|name| record(RecordType::PTR, pointer(name))).collect())
-        }
     }
 }

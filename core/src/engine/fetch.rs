@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::chain::{refused_as, write_refused_lead};
+use super::blocked::{refused_as, write_refused_lead};
 use super::detour::Detour;
 use super::leads::{marks_of, question};
 use super::question::{Client, Forward};

@@ -16,19 +16,22 @@
 //! * **Peers are never an error.** What a client or an upstream does wrong becomes a reply, a
 //!   counter or an event.
 //!
-//! Inside, the files follow a query: `question` (through the chain), `fetch` (who waits for what),
-//! `candidates` (whom to ask), `attempt` (one after the other), `health` (who is down), `sockets` and
-//! `upstream_streams` (how; `upstream_exchanges` over HTTP, `upstream_edns` with which options), `deliver`
-//! (the way out), `reply_options` (what OPT says there); `client_streams` keeps clients' connections,
-//! `client_exchanges` what they request over HTTP,
-//! `host_names` looks upstreams' addresses up, `lifecycle` reloads and stops, `audit` counts everything
-//! afresh.
+//! Inside, the files follow a query: `question` (from octets to the chain), `chain` (the stages: `policy`
+//! asks `plugins`, `local_answers` and `blocked` answer), `course` (how far it is), `leads` (what an answer
+//! leads to), `detour` (answers under another name), `calls` (plugins' processes, and who waits for them),
+//! `fetch` (who waits for what), `candidates` (whom to ask), `attempt` (one after the other), `health` (who
+//! is down), `sockets` and `upstream_streams` (how; `upstream_exchanges` over HTTP, `upstream_edns` with
+//! which options), `deliver` (the way out), `reply_options` (what OPT says there); `client_datagrams`,
+//! `client_streams` and `client_exchanges` are where clients' messages come from, `host_names` looks
+//! upstreams' addresses up, `lifecycle` reloads and stops, `audit` counts everything afresh.
 
 mod attempt;
 mod audit;
+mod blocked;
 mod calls;
 mod candidates;
 mod chain;
+mod client_datagrams;
 mod client_exchanges;
 mod client_streams;
 mod contract;
@@ -41,6 +44,7 @@ mod health;
 mod host_names;
 mod leads;
 mod lifecycle;
+mod local_answers;
 mod plugins;
 mod policy;
 mod question;
@@ -72,7 +76,7 @@ use fetch::{Candidate, Fetch};
 use leads::Rules;
 use lifecycle::Drain;
 use plugins::Plugins;
-use question::{Client, Verdict, count_reply};
+use question::Client;
 pub(crate) use shared::Counted;
 pub use shared::Shared;
 
@@ -305,53 +309,6 @@ impl Engine {
             }
         }
         self.settle(now);
-    }
-
-    fn client_datagram(
-        &mut self,
-        now: Instant,
-        client: Client,
-        via: Via,
-        message: &[u8],
-        transmit: &mut TransmitBatch,
-    ) {
-        let verdict = if let Some(mut slot) = transmit.reserve() {
-            let (mut desk, _) = self.desk();
-            let reply = slot.buffer();
-            let verdict = desk.decide(now, message, client, reply);
-            if let Verdict::Reply(written) = &verdict {
-                count_reply(desk.counters, written.rcode, &reply[..written.len]);
-                slot.commit(via, written.len);
-            }
-            verdict
-        } else {
-            let verdict = self.decide_in_scratch(now, message, client);
-            if let Verdict::Reply(written) = &verdict {
-                let bytes = self.scratch[..written.len].into();
-                self.send_late(now, via, bytes);
-            }
-            verdict
-        };
-        match verdict {
-            Verdict::Drop => {}
-            Verdict::Ignore => self.metrics.counters.count(Counter::DroppedPolicy),
-            Verdict::Reply(written) => self.log_written(now, client, &written),
-            Verdict::Forward(forward) => {
-                let mut via = via;
-                if is_planted(Bug::SourceAddressLost)
-                    && let Via::Listener { source, .. } = &mut via
-                {
-                    *source = None;
-                }
-                let reply_to = ReplyTo::Datagram(via);
-                self.forward(now, forward, client, reply_to, now, &mut Out(Some(transmit)));
-            }
-            Verdict::Suspend(forward, plugin) => {
-                let reply_to = ReplyTo::Datagram(via);
-                let mut out = Out(Some(transmit));
-                self.suspend(now, forward, plugin, client, reply_to, now, &mut out);
-            }
-        }
     }
 
     /// What deciding about a question needs, and room for a reply.
