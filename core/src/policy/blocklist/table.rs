@@ -2,9 +2,10 @@
 //!
 //! The names stand in one block of octets, in buckets by a keyed hash, four to a bucket; beside them
 //! are an offset and a small filter per bucket. A look-up hashes once, reads these two, and compares
-//! with the few names that stand there. What it costs beyond the letters of a name is two octets: the length of the
-//! first label, which every name on the wire begins with, carries the flags, and one octet at the end
-//! stands for the most common endings of the list (`.com`) as a whole.
+//! with the few names that stand there. What a name costs beyond its letters is two octets of its
+//! bucket's and two of its own: the length of the first label, which every name on the wire begins
+//! with, carries the flags, and one octet at the end stands for the most common endings of the list
+//! (`.com`) as a whole.
 //!
 //! ```text
 //! entry   = first label, its length with EXACT and BELOW; further labels; end
