@@ -21,6 +21,8 @@ const TTL_DEFAULT: u32 = 60;
 const TTL_MAX: u32 = 0x7fff_ffff;
 /// Addresses of one answer: as many as a hosts file may have of one family.
 const ADDRESSES: usize = 64;
+/// Characters of an error.
+const PROBLEM_CHARS: usize = 256;
 /// Characters of a plugin's own text that are repeated in an error.
 const SHOWN_CHARS: usize = 64;
 /// How alike a known word must be to be proposed for an unknown one, from 0 to 1.
@@ -382,8 +384,9 @@ fn wrong(name: &str, field: &Field, expected: &str) -> PolicyError {
     problem(&format!("{name} is {} instead of {expected}", field.kind()))
 }
 
+/// An error, of bounded length whatever it repeats.
 fn problem(text: &str) -> PolicyError {
-    PolicyError::Result(text.to_owned())
+    PolicyError::Result(text.chars().take(PROBLEM_CHARS).collect())
 }
 
 /// A plugin's own text in an error: short, and on one line.

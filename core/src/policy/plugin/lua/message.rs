@@ -30,14 +30,14 @@ pub(super) fn policy_error(error: &mlua::Error) -> PolicyError {
 
 /// Whether the memory limit was met.
 pub(super) fn is_memory(error: &mlua::Error) -> bool {
-    match error {
-        mlua::Error::MemoryError(_) => true,
-        mlua::Error::CallbackError { cause, .. } => is_memory(cause),
-        _ => false,
+    if let mlua::Error::CallbackError { cause, .. } = error {
+        return is_memory(cause);
     }
+    matches!(error, mlua::Error::MemoryError(_))
 }
 
 /// What an error says, and where in the script.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum of another crate, which grows")]
 pub(super) fn message(error: &mlua::Error) -> Message {
     let (text, traceback) = match error {
         mlua::Error::CallbackError { cause, traceback } => {
@@ -56,6 +56,7 @@ pub(super) fn message(error: &mlua::Error) -> Message {
         mlua::Error::RuntimeError(message) => {
             message.split_once("\nstack traceback:").unwrap_or((message, ""))
         }
+        // Not our enum: whatever else there is has its own words.
         other => return Message { line: None, text: one_line(&other.to_string()) },
     };
     let (line, text) = match split_place(text, SCRIPT) {
@@ -139,10 +140,11 @@ mod tests {
     fn memory_is_told_apart() {
         let error = mlua::Error::MemoryError(String::new());
         assert_eq!(policy_error(&error), PolicyError::Memory);
-        let error = mlua::Error::CallbackError {
-            traceback: String::new(),
-            cause: std::sync::Arc::new(error),
-        };
+        let lua = mlua::Lua::new();
+        let fail =
+            lua.create_function(|_, ()| Err::<(), _>(mlua::Error::MemoryError(String::new())));
+        let error = fail.unwrap().call::<()>(()).unwrap_err();
+        assert!(matches!(error, mlua::Error::CallbackError { .. }));
         assert_eq!(policy_error(&error), PolicyError::Memory);
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn field(value: &Value) -> mlua::Result<Field> {
     read(value, DEPTH)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum of another crate, which grows")]
 fn read(value: &Value, depth: usize) -> mlua::Result<Field> {
     Ok(match value {
         Value::Nil => Field::Nothing,

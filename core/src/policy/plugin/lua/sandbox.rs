@@ -84,10 +84,9 @@ pub(super) fn install(lua: &Lua, prelude: &[u8], budget: &Rc<Budget>) -> mlua::R
 fn keep(table: &Table, names: &[&str]) -> mlua::Result<()> {
     for entry in table.pairs::<Value, Value>() {
         let (key, _) = entry?;
-        let kept = match &key {
-            Value::String(name) => name.to_str().is_ok_and(|name| names.contains(&&*name)),
-            _other => false,
-        };
+        let kept = key
+            .as_string()
+            .is_some_and(|name| name.to_str().is_ok_and(|name| names.contains(&&*name)));
         if !kept {
             table.raw_set(key, Value::Nil)?;
         }

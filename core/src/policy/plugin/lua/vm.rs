@@ -105,10 +105,11 @@ impl Vm {
         if self.budget.is_spent() {
             return Err(PolicyError::Timeout);
         }
-        match returned.map_err(|error| policy_error(&error))? {
-            Value::Nil => Ok(PolicyVerdict::default()),
-            value => verdict(&result::field(&value).map_err(|error| policy_error(&error))?),
+        let value = returned.map_err(|error| policy_error(&error))?;
+        if value.is_nil() {
+            return Ok(PolicyVerdict::default());
         }
+        verdict(&result::field(&value).map_err(|error| policy_error(&error))?)
     }
 }
 
@@ -116,9 +117,10 @@ impl Vm {
 fn run(lua: &Lua, bytecode: &[u8], make_caller: &Function) -> Result<Function, LoadError> {
     let chunk = lua.load(bytecode).set_name(format!("={SCRIPT}")).set_mode(ChunkMode::Binary);
     chunk.exec()?;
-    match lua.globals().raw_get("handle")? {
-        Value::Function(handle) => Ok(make_caller.call(handle)?),
-        other => Err(LoadError::NoHandle(type_name(&other))),
+    let handle: Value = lua.globals().raw_get("handle")?;
+    match handle.as_function() {
+        Some(handle) => Ok(make_caller.call(handle)?),
+        None => Err(LoadError::NoHandle(type_name(&handle))),
     }
 }
 
