@@ -9,6 +9,9 @@ use crate::transport::Transport;
 use crate::wire::{Name, RecordType};
 
 const MEMORY: usize = 16 << 20;
+/// The most that is allocated at once: a block that grows is there twice for a moment, and the old
+/// one is at most half of what there may be.
+const MEMORY_AT_ONCE: u64 = (16 << 20) * 3 / 2;
 const LIMITS: LuaLimits =
     LuaLimits { memory: MEMORY, timeout: Duration::from_millis(20), clock: None };
 
@@ -479,6 +482,7 @@ fn too_much_work_at_once_is_refused() {
 
 #[test]
 fn memory_is_bounded() {
+    let mut largest = 0;
     for body in [
         "local s = 'a' while true do s = s .. s end",
         "local s = ('a'):rep(1e9)",
@@ -498,9 +502,15 @@ fn memory_is_bounded() {
         );
         let program = Program::compile("test", &text, MEMORY).unwrap();
         let mut vm = LuaVm::new(Arc::new(program), limits);
-        assert_eq!(ask(&mut vm, "a"), Err(PolicyError::Memory), "{body}");
+        // The allocator that counts is the one that Lua's memory comes from.
+        let mut end = None;
+        let used = allocation_counter::measure(|| end = Some(ask(&mut vm, "a"))).bytes_max;
+        assert_eq!(end, Some(Err(PolicyError::Memory)), "{body}");
+        assert!(used <= MEMORY_AT_ONCE, "{body}: {used} octets");
+        largest = largest.max(used);
         assert_eq!(ask(&mut vm, "ok").unwrap().action, PolicyAction::Block, "{body}");
     }
+    assert!(largest > 8 << 20, "nothing of it was counted: {largest} octets");
 }
 
 /// The limit holds for garbage too: it has to be collected in time.
