@@ -58,6 +58,7 @@ macro_rules! replays {
 
 replays! {
     config edns engine framing hosts lists local_records name proxy query response round_trip
+    verdict
 }
 
 #[test]

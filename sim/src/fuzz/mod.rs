@@ -24,6 +24,7 @@ mod query;
 mod response;
 mod round_trip;
 mod setup;
+mod verdict;
 
 pub use config::config;
 pub use edns::edns;
@@ -37,6 +38,7 @@ pub use proxy::proxy;
 pub use query::query;
 pub use response::response;
 pub use round_trip::round_trip;
+pub use verdict::verdict;
 
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "config", run: config },
     Target { name: "edns", run: edns },
     Target { name: "engine", run: engine },
@@ -61,4 +63,5 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "query", run: query },
     Target { name: "response", run: response },
     Target { name: "round_trip", run: round_trip },
+    Target { name: "verdict", run: verdict },
 ];
