@@ -450,7 +450,7 @@ impl Engine {
         let (client, reply_to, arrived) = (waiter.client, waiter.reply_to, waiter.arrived);
         match verdict {
             Verdict::Reply(written) => {
-                self.hand_over(now, reply_to, written.rcode, written.len);
+                self.hand_over(now, reply_to, written.rcode, written.len, out);
                 let (asker, rcode, reason) = (waiter.asker(), written.rcode, written.reason);
                 self.log_query(now, client, &asker, rcode, reason, arrived);
             }

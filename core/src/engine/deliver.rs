@@ -46,12 +46,12 @@ impl Engine {
                     slot.commit(via, len);
                 } else {
                     let len = write(&mut self.scratch, &asker, settings);
-                    self.hand_over(now, waiter.reply_to, rcode, len);
+                    self.hand_over(now, waiter.reply_to, rcode, len, &mut Out(None));
                 }
             }
             ReplyTo::Stream(_) | ReplyTo::Exchange(_) => {
                 let len = write(&mut self.scratch, &asker, settings);
-                self.hand_over(now, waiter.reply_to, rcode, len);
+                self.hand_over(now, waiter.reply_to, rcode, len, out);
             }
         }
         if is_planted(Bug::ReplyTwice)
@@ -63,12 +63,30 @@ impl Engine {
         self.log_query(now, waiter.client, &asker, rcode, reason, waiter.arrived);
     }
 
-    /// Sends the reply in the scratch buffer to whoever has waited for it, and counts it.
-    pub(super) fn hand_over(&mut self, now: Instant, reply_to: ReplyTo, rcode: Rcode, len: usize) {
+    /// Sends the reply in the scratch buffer to whoever has waited for it, and counts it. What has not
+    /// waited long enough for its batch to leave goes with it, in its turn.
+    pub(super) fn hand_over(
+        &mut self,
+        now: Instant,
+        reply_to: ReplyTo,
+        rcode: Rcode,
+        len: usize,
+        out: &mut Out<'_>,
+    ) {
         let taken = match reply_to {
             ReplyTo::Datagram(via) => {
-                let bytes = self.scratch[..len].into();
-                self.send_late(now, via, bytes);
+                let reply = &self.scratch[..len];
+                let slot = out.0.as_mut().and_then(|batch| batch.reserve());
+                let is_sent = slot.is_some_and(|mut slot| {
+                    let Some(room) = slot.buffer().get_mut(..len) else { return false };
+                    room.copy_from_slice(reply);
+                    slot.commit(via, len);
+                    true
+                });
+                if !is_sent {
+                    let bytes = reply.into();
+                    self.send_late(now, via, bytes);
+                }
                 true
             }
             ReplyTo::Stream(conn) => self.answer_stream(now, conn, len),
