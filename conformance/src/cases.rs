@@ -1,6 +1,7 @@
 //! All cases, one module per kind of behaviour.
 
 mod admin;
+mod blocking;
 mod caching;
 mod certificates;
 mod discovery;
@@ -17,18 +18,24 @@ mod failures;
 mod flood;
 mod forgeries;
 mod forwarding;
+mod groups;
 mod header;
 mod health;
 mod host_names;
 mod letter_case;
 mod lists;
 mod local;
+mod local_records;
 mod malformed;
 mod names;
 mod negative;
+mod plugin_processes;
+mod policies;
+mod policy_failures;
 mod privacy;
 mod process;
 mod proxies;
+mod rebinding;
 mod routing;
 mod secure_upstreams;
 mod sockets;
@@ -56,8 +63,15 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         negative::CASES,
         failures::CASES,
         local::CASES,
-        executables::CASES,
+        local_records::CASES,
+        blocking::CASES,
         lists::CASES,
+        rebinding::CASES,
+        groups::CASES,
+        policies::CASES,
+        policy_failures::CASES,
+        executables::CASES,
+        plugin_processes::CASES,
         routing::CASES,
         special::CASES,
         failover::CASES,

@@ -25,7 +25,9 @@ pub(crate) use dns::{
     AA_TC_RA, Query, Reply, Z, address, raw_record, record, set_count, soa, txt_of, wire,
 };
 pub(crate) use octets::{Door, Pushed};
-pub(crate) use process::{SERVE_UPSTREAM, UpstreamProcess, serve_upstream};
+pub(crate) use process::{
+    SERVE_UPSTREAM, UpstreamProcess, processes_with, serve_upstream, unique_argument,
+};
 pub(crate) use secure::Secure;
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 

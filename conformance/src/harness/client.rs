@@ -198,6 +198,11 @@ impl UdpClient {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
+        Self::from(local, server)
+    }
+
+    /// From an address of the client's choice.
+    pub(crate) fn from(local: SocketAddr, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind(local).expect("a port for a client");
         socket.connect(server).expect("connecting a datagram socket needs nobody");
         Self { socket }

@@ -2,9 +2,11 @@
 //! folder of its own, waited for until it is ready, killed by its id when the test is over.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +18,7 @@ use tempfile::TempDir;
 use super::http::Version;
 use super::octets::Door;
 use super::tls::{self, Identity};
-use super::{Client, Query, Reply, StreamClient, UdpClient, Upstream, Via, until};
+use super::{Client, Query, Reply, StreamClient, UdpClient, Upstream, Via, proxy, until};
 use crate::case::World;
 
 /// A configuration in the making.
@@ -170,7 +172,7 @@ impl Settings {
         self
     }
 
-    /// A file next to the configuration.
+    /// A file next to the configuration; one that begins with `#!` may be executed.
     pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
         self.files.push((name, content.to_owned()));
         self
@@ -248,9 +250,7 @@ impl Settings {
         doors: &[(Extra, u16)],
     ) -> Running {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let write = |name: &str, content: &str| {
-            std::fs::write(folder.path().join(name), content).expect("a file of the test");
-        };
+        let write = |name: &str, content: &str| write_file(folder.path(), name, content);
         if !doors.is_empty() || self.upstreams.contains("authority.pem") {
             let identity = self.identity.as_ref().unwrap_or_else(|| Identity::usual());
             write("server.pem", &identity.certificate);
@@ -507,6 +507,25 @@ impl Daemon {
         Client::to(self.transport(), &self.own_door())
     }
 
+    /// Asks by this run's transport behind a proxy, which speaks for the client at `ip`. The daemon
+    /// has to take what comes from 127.0.0.1 for a proxy's.
+    pub(crate) fn ask_as(&self, ip: &str, query: &Query) -> Reply {
+        let client = SocketAddr::new(ip.parse().expect("an address"), 4_711);
+        // Both addresses of a header are of one family.
+        let server = if client.is_ipv4() { self.addr() } else { self.addr6() };
+        if self.transport() == Via::Udp {
+            let header = proxy::version_2_datagram(client, server);
+            let socket = UdpClient::to(self.addr());
+            socket.send(&[header, query.encode()].concat());
+            let reply = socket.receive();
+            reply.check_echo(query);
+            reply.check_datagram(query);
+            return reply;
+        }
+        let door = self.own_door().behind(&proxy::version_2(client, server));
+        Client::to(self.transport(), &door).ask(query)
+    }
+
     /// A new client of this run's transport, which is a stream.
     pub(crate) fn stream(&self) -> StreamClient {
         StreamClient::through(&self.own_door())
@@ -594,8 +613,7 @@ impl Daemon {
 
     /// Writes a file next to the configuration anew.
     pub(crate) fn rewrite(&self, name: &str, content: &str) {
-        std::fs::write(self.running().folder.path().join(name), content)
-            .expect("a file of the test");
+        write_file(self.running().folder.path(), name, content);
     }
 
     /// Removes a file next to the configuration.
@@ -614,6 +632,15 @@ impl Daemon {
 
     fn running(&self) -> &Running {
         self.running.as_ref().expect("it runs until it is taken")
+    }
+}
+
+/// Writes a file of a test; one that begins with `#!` may be executed.
+fn write_file(folder: &Path, name: &str, content: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, content).expect("a file of the test");
+    if content.starts_with("#!") {
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("it is ours");
     }
 }
 

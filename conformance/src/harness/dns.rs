@@ -312,6 +312,34 @@ impl Reply {
             .collect()
     }
 
+    /// Info code and text of the only Extended DNS Error (RFC 8914 section 2).
+    pub(crate) fn extended_error(&self) -> (u16, String) {
+        let data = self.option(EXTENDED_ERROR).expect("an extended error");
+        let (code, text) = data.split_first_chunk().expect("an info code has two octets");
+        (u16::from_be_bytes(*code), String::from_utf8(text.to_vec()).expect("it is UTF-8"))
+    }
+
+    /// The records of the answer: type and data as text, in order.
+    pub(crate) fn answers(&self) -> Vec<String> {
+        let records = self.message.answers.iter();
+        records.map(|record| format!("{} {}", record.record_type(), record.data)).collect()
+    }
+
+    /// Checks that it has no answer but a SOA, whose TTLs say how long that is remembered (RFC 2308
+    /// section 5).
+    pub(crate) fn check_negative(&self, rcode: u16, ttl: u32) {
+        assert_eq!((self.rcode(), self.message.answers.len()), (rcode, 0), "{:?}", self.message);
+        assert_eq!(self.negative_ttl(), Some(ttl), "{:?}", self.message);
+        assert!(self.recursion_available());
+    }
+
+    /// How long a resolver remembers that there is nothing.
+    pub(crate) fn negative_ttl(&self) -> Option<u32> {
+        let record = self.soa()?;
+        let RData::SOA(soa) = &record.data else { return None };
+        Some(record.ttl.min(soa.minimum))
+    }
+
     /// The codes of all EDNS options.
     pub(crate) fn option_codes(&self) -> Vec<u16> {
         option_codes(&self.message)

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Upstream, signal};
 
@@ -63,4 +64,24 @@ impl Drop for UpstreamProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whoever has this among the arguments of its command line.
+pub(crate) fn processes_with(argument: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("Linux has it");
+    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let has_it = |id: &u32| {
+        // Whoever is gone by now has none; neither has one that has ended and is not waited for yet.
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.split(|octet| *octet == 0).any(|one| one == argument.as_bytes())
+    };
+    ids.filter(has_it).collect()
+}
+
+/// An argument that no other process of this machine has: a number of seconds for `sleep`, above an
+/// hour, so that nobody sees the end of it.
+pub(crate) fn unique_argument() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}.{number:04}", 100_000 + u64::from(std::process::id()))
 }
