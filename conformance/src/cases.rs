@@ -32,6 +32,7 @@ mod negative;
 mod plugin_processes;
 mod policies;
 mod policy_failures;
+mod policy_rewrites;
 mod privacy;
 mod process;
 mod proxies;
@@ -69,6 +70,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         rebinding::CASES,
         groups::CASES,
         policies::CASES,
+        policy_rewrites::CASES,
         policy_failures::CASES,
         executables::CASES,
         plugin_processes::CASES,

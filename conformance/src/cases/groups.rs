@@ -3,8 +3,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{Name, RData};
+
 use crate::case::World;
-use crate::harness::{Query, Settings, UdpClient, Upstream, free_port};
+use crate::harness::{
+    Answer, Gate, Query, Settings, UdpClient, Upstream, address, free_port, record, until,
+};
 
 cases! {
     own_lists, all, "config groups.blacklist",
@@ -17,6 +22,8 @@ cases! {
         "without a proxy the client's own address counts";
     one_cache_for_all, all, "config groups.blacklist",
         "an answer that is blocked for one group comes from the cache for another";
+    one_fetch_for_all, udp, "config groups.blacklist",
+        "clients of several groups that wait for the same answer each get what holds for them";
     own_pools, all, "config groups.pool, config pools",
         "a group's questions go to its pool and nobody else's do, also from the cache";
     pools_keep_to_zones, all, "config groups.pool, config upstreams.zones",
@@ -101,24 +108,56 @@ fn own_addresses_count(world: &World) {
     }
 }
 
-fn one_cache_for_all(world: &World) {
-    use hickory_proto::rr::RData;
-    use hickory_proto::rr::rdata::CNAME;
-
-    use crate::harness::{address, record};
-    let upstream = Upstream::start(|asked| {
-        let target = hickory_proto::rr::Name::from_ascii("games.example.org.").expect("a name");
-        asked.answer([
+/// An upstream whose names lead to one that is blocked for a group.
+fn playing(gate: &Gate) -> Upstream {
+    let gate = gate.clone();
+    Upstream::start(move |asked| {
+        let target = Name::from_ascii("games.example.org.").expect("a name");
+        let answer = asked.answer([
             record(&asked.name(), 300, RData::CNAME(CNAME(target))),
             address("games.example.org.", 300, "192.0.2.1"),
-        ])
-    });
+        ]);
+        Answer::When(gate.clone(), Box::new(answer.into()))
+    })
+}
+
+fn one_cache_for_all(world: &World) {
+    let gate = Gate::default();
+    gate.open();
+    let upstream = playing(&gate);
     let daemon = grouped(&upstream, LISTS).start(world);
     for _ in 0..2 {
         for (client, rcode) in [(STRANGER, 0), ("192.0.2.1", 3), ("198.51.100.1", 0)] {
             let reply = daemon.ask_as(client, &Query::a("play.example.org"));
             assert_eq!(reply.rcode(), rcode, "{client}");
         }
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
+fn one_fetch_for_all(world: &World) {
+    let gate = Gate::default();
+    let upstream = playing(&gate);
+    let groups = r#"{ name = "two", clients = { "127.0.0.2" },
+        blacklist = { domains = { "games.example.org" }, mode = "zero" } }"#;
+    let daemon =
+        Settings::with(&upstream).section(&format!("groups = {{ {groups} }}")).start(world);
+    let query = Query::a("play.example.org");
+    let clients = ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|ip| {
+        let ip: IpAddr = ip.parse().expect("an address");
+        let client = UdpClient::from(SocketAddr::new(ip, 0), daemon.addr());
+        client.send(&query.encode());
+        client
+    });
+    until("all wait for one answer", || {
+        (daemon.metric("balancedns_coalesced_total") > 1.5).then_some(())
+    });
+    gate.open();
+    let open = ["CNAME games.example.org.", "A 192.0.2.1"];
+    for (client, answers) in clients.iter().zip([&open[..], &["A 0.0.0.0"], &open[..]]) {
+        let reply = client.receive();
+        reply.check_echo(&query);
+        assert_eq!(reply.answers(), answers);
     }
     assert_eq!(upstream.count(), 1);
 }

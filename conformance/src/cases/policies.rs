@@ -1,4 +1,5 @@
-//! Policies in Lua: what a script is asked, and what becomes of what it decides.
+//! Policies in Lua: what a script is asked, and what becomes of what it decides. REWRITE has a module of
+//! its own.
 
 use std::time::Duration;
 
@@ -17,27 +18,8 @@ cases! {
         "LOCAL_DATA gives the addresses of the asked family, both for ANY, with TTL 60 unless it says another";
     local_data_of_other_types, all, "config plugins, RFC 2308 2.2",
         "LOCAL_DATA is NODATA with a SOA for types that it has no addresses for";
-    rewrite, all, "config plugins, RFC 1034 3.6.2",
-        "REWRITE keeps the asked question to the letter and brings a CNAME and the records, fresh and from the cache";
-    rewrite_to_local_names, all, "config plugins, config hosts.file",
-        "a rewritten name is looked up in the hosts file and among local records";
-    rewrite_to_blocked_names, all, "config plugins, config blacklist",
-        "a rewritten name that is blocked is blocked, for the asked name";
-    rewrite_to_nowhere, all, "config plugins, RFC 6604 3",
-        "a rewritten name that does not exist is NXDOMAIN behind its CNAME";
-    rewrite_to_itself, all, "config plugins",
-        "a name that is rewritten to itself just goes on";
-    rewriting_ends, all, "config plugins",
-        "a rewritten name is not shown to the plugins again, so that no two rules make a circle";
-    rewriting_opens_no_door, all, "config plugins, config routing.chain",
-        "a name that a policy blocks stays blocked though another name was rewritten to it",
-        pending "the cache does not know which names have passed the policy";
-    rewrite_type, all, "config plugins",
-        "with rewrite_type only addresses carry over, and none that was not asked for";
     two_plugins, all, "config plugins.entries",
         "plugins are asked in turn, each with the name as the one before has left it; BLOCK ends";
-    addresses_after_a_rewrite, all, "config plugins.entries",
-        "LOCAL_DATA of a second plugin stands behind the CNAME of the first one's REWRITE";
     drop_, all, "config plugins",
         "DROP gives no answer, and 403 over HTTP; a stream stays as it is";
     truncate, all, "config plugins",
@@ -74,11 +56,11 @@ const REFUSED: u16 = 5;
 const NXDOMAIN: u16 = 3;
 /// Long enough for the busiest machine.
 const PATIENT: &str = "enabled = true, timeout_ms = 3000";
-const BEFORE_CACHE: &str =
+pub(super) const BEFORE_CACHE: &str =
     r#"routing = { chain = { "blacklist", "hosts", "lua_policy", "cache", "upstream" } }"#;
 
 /// One script, which decides by the first label of the name in `first`.
-fn script(upstream: &Upstream, rules: &str) -> Settings {
+pub(super) fn script(upstream: &Upstream, rules: &str) -> Settings {
     let text = format!(
         "function handle(question)\n  local first = string.match(question.domain, '^[^.]*')\n\
          {rules}\nend\n"
@@ -89,7 +71,7 @@ fn script(upstream: &Upstream, rules: &str) -> Settings {
 }
 
 /// Two of them.
-fn scripts(upstream: &Upstream, one: &str, two: &str) -> Settings {
+pub(super) fn scripts(upstream: &Upstream, one: &str, two: &str) -> Settings {
     let entries = r#"{ name = "one", path = "one.lua" }, { name = "two", path = "two.lua" }"#;
     Settings::with(upstream)
         .file("one.lua", &format!("function handle(question)\n{one}\nend\n"))
@@ -98,7 +80,7 @@ fn scripts(upstream: &Upstream, one: &str, two: &str) -> Settings {
 }
 
 /// An upstream that knows all names but those that begin with `gone`.
-fn knowing() -> Upstream {
+pub(super) fn knowing() -> Upstream {
     Upstream::start(|asked| {
         if asked.name().starts_with("gone") {
             asked.negative(ResponseCode::NXDomain, 300, 300)
@@ -112,7 +94,7 @@ fn knowing() -> Upstream {
     })
 }
 
-fn names(upstream: &Upstream) -> Vec<String> {
+pub(super) fn names(upstream: &Upstream) -> Vec<String> {
     upstream.asked().iter().map(|asked| asked.name()).collect()
 }
 
@@ -180,123 +162,6 @@ fn local_data_of_other_types(world: &World) {
     assert_eq!(upstream.count(), 0);
 }
 
-const SAFE: &str = "if first == 'search' then
-           return { action = 'REWRITE', rewrite_domain = 'Safe.example.org' } end";
-
-fn rewrite(world: &World) {
-    let upstream = knowing();
-    let daemon = script(&upstream, SAFE).start(world);
-    for _ in 0..2 {
-        // `ask` compares the question to the letter.
-        let reply = daemon.ask(&Query::a("SeaRCH.example.org").edns(1232));
-        assert_eq!(reply.answers(), ["CNAME safe.example.org.", "A 203.0.113.1"]);
-        assert_eq!(reply.message.answers[0].name.to_ascii(), "SeaRCH.example.org.");
-        assert_eq!(reply.message.answers[1].name.to_ascii(), "safe.example.org.");
-        assert_eq!(reply.ttl(), 60);
-    }
-    // The new name has its entry under its own name.
-    assert_eq!(daemon.ask(&Query::a("safe.example.org")).answers(), ["A 203.0.113.1"]);
-    assert_eq!(names(&upstream), ["safe.example.org."]);
-}
-
-fn rewrite_to_local_names(world: &World) {
-    let upstream = knowing();
-    let rules = "if first == 'a' then
-           return { action = 'REWRITE', rewrite_domain = 'box.example.org.' } end
-         if first == 'b' then
-           return { action = 'REWRITE', rewrite_domain = 'nas.example.org.' } end";
-    let daemon = script(&upstream, rules)
-        .file("hosts", "192.0.2.10 box.example.org\n")
-        .section(r#"hosts = { file = "hosts" }"#)
-        .section(r#"local_records = { "nas.example.org. 9 A 192.0.2.11" }"#)
-        .start(world);
-    let reply = daemon.ask(&Query::a("a.example.org"));
-    assert_eq!(reply.answers(), ["CNAME box.example.org.", "A 192.0.2.10"]);
-    let reply = daemon.ask(&Query::a("b.example.org"));
-    assert_eq!(reply.answers(), ["CNAME nas.example.org.", "A 192.0.2.11"]);
-    assert_eq!(upstream.count(), 0);
-}
-
-fn rewrite_to_blocked_names(world: &World) {
-    let upstream = knowing();
-    let daemon = script(&upstream, SAFE)
-        .section(r#"blacklist = { domains = { "safe.example.org" }, mode = "zero" }"#)
-        .start(world);
-    let reply = daemon.ask(&Query::a("search.example.org").edns(1232));
-    assert_eq!(reply.answers(), ["A 0.0.0.0"]);
-    assert_eq!(reply.message.answers[0].name.to_ascii(), "search.example.org.");
-    assert_eq!(reply.extended_error(), (15, "blacklist.domains".to_owned()));
-    assert_eq!(upstream.count(), 0);
-}
-
-fn rewrite_to_nowhere(world: &World) {
-    let upstream = knowing();
-    let rules = "if first == 'a' then
-           return { action = 'REWRITE', rewrite_domain = 'gone.example.org' } end";
-    let daemon = script(&upstream, rules).start(world);
-    for _ in 0..2 {
-        let reply = daemon.ask(&Query::a("a.example.org"));
-        assert_eq!(reply.rcode(), NXDOMAIN);
-        assert_eq!(reply.answers(), ["CNAME gone.example.org."]);
-        assert!(reply.soa().is_some());
-    }
-    assert_eq!(upstream.count(), 1);
-}
-
-fn rewrite_to_itself(world: &World) {
-    let upstream = knowing();
-    let rules = "return { action = 'REWRITE', rewrite_domain = string.upper(question.domain) }";
-    let daemon = script(&upstream, rules).start(world);
-    assert_eq!(daemon.ask(&Query::a("a.Example.org")).answers(), ["A 203.0.113.1"]);
-}
-
-fn rewriting_ends(world: &World) {
-    let upstream = knowing();
-    let rules = "local other = first == 'a' and 'b' or 'a'
-         return { action = 'REWRITE', rewrite_domain = other .. '.example.org' }";
-    let daemon = script(&upstream, rules).section(BEFORE_CACHE).start(world);
-    let reply = daemon.ask(&Query::a("a.example.org"));
-    assert_eq!(reply.answers(), ["CNAME b.example.org.", "A 203.0.113.1"]);
-    let reply = daemon.ask(&Query::a("b.example.org"));
-    assert_eq!(reply.answers(), ["CNAME a.example.org.", "A 203.0.113.1"]);
-}
-
-fn rewriting_opens_no_door(world: &World) {
-    let upstream = knowing();
-    let rules = "if first == 'a' then
-           return { action = 'REWRITE', rewrite_domain = 'inner.example.org' } end
-         if first == 'inner' then return 'BLOCK' end";
-    let daemon = script(&upstream, rules).start(world);
-    for _ in 0..2 {
-        let reply = daemon.ask(&Query::a("a.example.org"));
-        assert_eq!(reply.answers(), ["CNAME inner.example.org.", "A 203.0.113.1"]);
-        assert_eq!(daemon.ask(&Query::a("inner.example.org")).rcode(), REFUSED);
-    }
-}
-
-fn rewrite_type(world: &World) {
-    let upstream = knowing();
-    let rules = "local wanted = first == 'six' and 'aaaa' or 1
-         return { action = 'REWRITE', rewrite_domain = 'new.example.org', rewrite_type = wanted }";
-    let daemon = script(&upstream, rules).start(world);
-    let alias = "CNAME new.example.org.";
-    let ask = |name: &str, qtype| daemon.ask(&Query::new(name, qtype));
-    for _ in 0..2 {
-        assert_eq!(ask("four.example.org", RecordType::A).answers(), [alias, "A 203.0.113.1"]);
-        assert_eq!(ask("six.example.org", RecordType::AAAA).answers(), [alias, "AAAA 2001:db8::1"]);
-        assert_eq!(ask("six.example.org", RecordType::ANY).answers(), [alias, "AAAA 2001:db8::1"]);
-        for (name, qtype) in [
-            ("six.example.org", RecordType::A),
-            ("four.example.org", RecordType::AAAA),
-            ("four.example.org", RecordType::TXT),
-        ] {
-            let reply = ask(name, qtype);
-            assert_eq!((reply.rcode(), reply.answers()), (0, vec![alias.to_owned()]), "{qtype}");
-        }
-    }
-    assert_eq!(upstream.count(), 2, "the name was looked up once for each type");
-}
-
 fn two_plugins(world: &World) {
     let upstream = knowing();
     let one = "if question.domain == 'a.example.org.' then
@@ -313,18 +178,6 @@ fn two_plugins(world: &World) {
     let reply = daemon.ask(&Query::a("blocked.example.org").edns(1232));
     assert_eq!((reply.rcode(), reply.extended_error()), (REFUSED, (15, "one".to_owned())));
     assert_eq!(names(&upstream), ["c.example.org."]);
-}
-
-fn addresses_after_a_rewrite(world: &World) {
-    let upstream = knowing();
-    let one = "return { action = 'REWRITE', rewrite_domain = 'b.example.org' }";
-    let two = "assert(question.domain == 'b.example.org.')
-         return { action = 'LOCAL_DATA', local_data = { ip = '192.0.2.1', ttl = 9 } }";
-    let daemon = scripts(&upstream, one, two).start(world);
-    let reply = daemon.ask(&Query::a("a.example.org"));
-    assert_eq!(reply.answers(), ["CNAME b.example.org.", "A 192.0.2.1"]);
-    assert_eq!(reply.message.answers[1].name.to_ascii(), "b.example.org.");
-    assert_eq!(upstream.count(), 0);
 }
 
 fn drop_(world: &World) {
