@@ -83,6 +83,7 @@ return {
   rebinding = { enabled = true },
   local_records = {
     "safe.search.example. 300 A 192.0.2.33",
+    "strict.bing.com. 300 A 192.0.2.34",
     "*.apps.lan.example. CNAME nas.lan.example.",
     "nas.lan.example. 300 A 192.0.2.7",
     [[data.lan.example. TYPE65280 \\# 4 01020304]],
@@ -178,6 +179,25 @@ try_plugins() {
     done
 }
 
+# The example in Lua; one of its networks is made one that this machine has.
+try_example() {
+    printf '== scripts/policy.lua\n'
+    sed 's/192\.168\.1\.128\/26/127.0.0.3/' "$root/scripts/policy.lua" >"$work/policy.lua"
+    write_configuration '{ name = "policy", path = "policy.lua" }' true
+    start_daemon "$work/smoke.lua"
+    check "the example blocks" says 'NXDOMAIN' x.tracker.example A
+    see printer.home.arpa A "A${blank}192\.168\.1\.20"
+    see nas.home.arpa AAAA "AAAA${blank}fd00::30"
+    check "the example rewrites for a child" says "A${blank}192\.0\.2\.34" -b 127.0.0.3 www.bing.com A
+    check "the example shows a child the alias" says "CNAME${blank}strict\.bing\.com" -b 127.0.0.3 www.bing.com A
+    check "the example does not for others" bash -c \
+        "! dig @127.0.0.1 -p $daemon_port +tries=1 +time=5 www.bing.com A | grep -q strict"
+    check "the example sends ANY to TCP" says 'flags:[a-z ]* tc' +notcp +ignore a2.smoke.example ANY
+    check "the example lets pass" says "A${blank}192\.0\.2\.3$" a2.smoke.example A
+    check "the example has not failed" [ "$(metric balancedns_plugin_execution_errors)" = 0 ]
+    end_daemon "the example"
+}
+
 # A shipped configuration on our ports, asking nsd; what else has to be other is said in sed's words.
 shipped() {
     local name=$1
@@ -233,6 +253,7 @@ write_zones
 write_list
 start_nsd zone "$zone_port"
 try_plugins
+try_example
 try_shipped
 end zone TERM
 
