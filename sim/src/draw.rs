@@ -19,6 +19,10 @@ pub enum Purpose {
     Host,
     /// What the operator does.
     Operator,
+    /// What processes of plugins do.
+    Processes,
+    /// The policies of this generation.
+    Policies(u64),
     /// The configuration of this generation.
     Configuration(u64),
     /// Whether the fault of this number happens.
@@ -43,6 +47,8 @@ impl Draw {
             Purpose::Spoofers => 5,
             Purpose::Host => 6,
             Purpose::Operator => 7,
+            Purpose::Processes => 8,
+            Purpose::Policies(generation) => 500_000 + generation,
             Purpose::Fault(number) => 100 + number as u64,
             Purpose::Configuration(generation) => 1_000 + generation,
             Purpose::Worker(start) => 1_000_000 + start,

@@ -100,6 +100,19 @@ faults! {
     Reload "reload" "The operator changes the configuration.";
     BadReload "bad-reload" "The operator offers a configuration with mistakes.";
     HostMoves "host-moves" "The host name of an upstream gets another address.";
+    ProcessNotStarted "process-not-started" "A plugin's process cannot be started.";
+    ProcessStartsLate "process-starts-late" "A plugin's process takes its time to start.";
+    ProcessLate "process-late" "A plugin's process takes its time to answer.";
+    ProcessHangs "process-hangs" "A plugin's process does not answer.";
+    ProcessCrashes "process-crashes" "A plugin's process dies, or ends with an exit code.";
+    ProcessExitsAtOnce "process-exits-at-once" "A plugin's process ends without having read anything.";
+    ProcessFloods "process-floods" "A plugin's process writes without end.";
+    ProcessHalf "process-half" "A plugin's process writes half of its answer.";
+    ProcessGarbage "process-garbage" "A plugin's process writes what is no answer.";
+    ProcessWrongId "process-wrong-id" "A plugin's process answers under another id.";
+    ProcessTwice "process-twice" "A plugin's process answers twice.";
+    ProcessLingers "process-lingers" "A plugin's process has answered, and does not end.";
+    ProcessDiesLate "process-dies-late" "A plugin's process that was killed is reported late.";
     StopUnderLoad "stop-under-load" "The operator stops the daemon while clients ask.";
 }
 

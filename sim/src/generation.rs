@@ -3,14 +3,21 @@
 //! What it means is worked out here anew by comparing texts, not with the core's code: the model
 //! compares the two.
 
+mod policies;
+
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use balancedns_core::config::{self, Clock, ConfigErrors, Host, Snapshot, Source};
 
+use self::policies::script_at;
+pub use self::policies::{
+    Asking, BLOCK_TTL, Blacklist, Decision, Mode, OnError, Policies, RECORD_TTL,
+};
 use crate::draw::{Draw, Purpose};
 use crate::fault::Fault;
 use crate::options::Options;
+use crate::policy::POOL;
 
 /// Zones that servers may have, each above or beside another one by its text.
 pub const ZONES: &[&str] =
@@ -78,6 +85,8 @@ pub struct Server {
     pub max_in_flight: usize,
     /// Names go out in random letter case.
     pub randomize_case: bool,
+    /// In the pool: asked only for what is sent there.
+    pub pool: bool,
 }
 
 impl Server {
@@ -130,6 +139,8 @@ pub struct Generation {
     pub stream_timeout_ms: u64,
     /// How long queries in flight may take at a stop.
     pub drain_ms: u64,
+    /// Plugins, groups and the like, if the run has them.
+    pub policies: Option<Policies>,
 }
 
 impl Generation {
@@ -155,9 +166,12 @@ impl Generation {
         let mut draw = Draw::new(options.seed, Purpose::Configuration(number));
         let _ = draw.bits();
         let impatient = options.tiny_patience;
+        let servers = servers(options, &mut draw);
+        let pool = servers.iter().any(|server| server.pool);
         Self {
             number,
-            servers: servers(options, &mut draw),
+            policies: options.policies.then(|| Policies::draw(options, number, pool)),
+            servers,
             deadline_ms: if impatient {
                 draw.pick(&[20, 300])
             } else {
@@ -201,11 +215,13 @@ impl Generation {
             self.udp_size,
             self.idle_timeout_ms()
         );
-        let _ = writeln!(
-            text,
-            "  blacklist = {{ domains = {{ \"*.g{}.ads.example\" }} }},",
-            self.blocked_group()
-        );
+        if let Some(policies) = &self.policies {
+            policies.write(&mut text);
+        } else {
+            let blocked = self.blocked_group();
+            let _ =
+                writeln!(text, "  blacklist = {{ domains = {{ \"*.g{blocked}.ads.example\" }} }},");
+        }
         let _ = writeln!(text, "  hosts = {{ file = \"hosts\", ttl = 60 }},");
         let _ = writeln!(
             text,
@@ -221,8 +237,10 @@ impl Generation {
         );
         let _ = writeln!(
             text,
-            "  routing = {{ deadline_ms = {}, attempts_max = {}, bootstrap = {{ \"{BOOTSTRAP}\" }} }},",
-            self.deadline_ms, self.attempts_max
+            "  routing = {{ deadline_ms = {}, attempts_max = {}, bootstrap = {{ \"{BOOTSTRAP}\" }}{} }},",
+            self.deadline_ms,
+            self.attempts_max,
+            self.policies.as_ref().map_or(String::new(), |it| format!(", chain = {}", it.chain()))
         );
         let _ = writeln!(text, "  control = {{ drain_timeout_ms = {} }},", self.drain_ms);
         text.push_str("  upstreams = {\n");
@@ -249,11 +267,12 @@ impl Generation {
             } else {
                 String::new() // means nothing there
             };
+            let pool = if server.pool { format!("pool = \"{POOL}\", ") } else { String::new() };
             let zones: Vec<String> =
                 server.zones.iter().map(|zone| format!("\"{zone}\"")).collect();
             let _ = writeln!(
                 text,
-                "    {{ name = \"s{}\", protocol = \"{}\", {addr}{url}{tls_name}zones = {{ {} }}, \
+                "    {{ name = \"s{}\", protocol = \"{}\", {addr}{url}{tls_name}{pool}zones = {{ {} }}, \
                  timeout_ms = {}, max_in_flight = {}, {case} }},",
                 server.place,
                 server.protocol.name(),
@@ -286,22 +305,29 @@ impl Generation {
         self.number % BLOCKED_GROUPS
     }
 
-    /// The upstreams that may be asked for a name, in order.
+    /// The upstreams that may be asked for a name, in order, in general or in the pool.
     #[must_use]
-    pub fn route(&self, name: &str) -> Vec<&Server> {
+    pub fn route(&self, name: &str, pool: bool) -> Vec<&Server> {
         let mut found: Vec<(usize, &Server)> = self
             .servers
             .iter()
+            .filter(|server| server.pool == pool)
             .filter_map(|server| Some((server.matched_labels(name)?, server)))
             .collect();
         found.sort_by_key(|(labels, _)| std::cmp::Reverse(*labels));
         found.into_iter().map(|(_, server)| server).collect()
     }
 
+    /// Whether the pool is asked for a client.
+    #[must_use]
+    pub fn pool_for(&self, client: IpAddr) -> bool {
+        self.policies.as_ref().is_some_and(|policies| policies.pool_for(client))
+    }
+
     /// The upstreams of the most specific zone of a name, in order.
     #[must_use]
-    pub fn best_zone(&self, name: &str) -> Vec<&Server> {
-        let route = self.route(name);
+    pub fn best_zone(&self, name: &str, pool: bool) -> Vec<&Server> {
+        let route = self.route(name, pool);
         let best = route.first().and_then(|server| server.matched_labels(name));
         route.into_iter().filter(|server| server.matched_labels(name) == best).collect()
     }
@@ -330,7 +356,7 @@ fn servers(options: &Options, draw: &mut Draw) -> Vec<Server> {
     let limits: &[usize] = if options.tiny_limits { &[1, 2] } else { &[1_000] };
     let timeouts: &[u64] =
         if options.tiny_patience { &[1, 50] } else { &[400, 2_000, 2_000, 5_000] };
-    let mut servers = Vec::new();
+    let mut servers: Vec<Server> = Vec::new();
     for place in 0..options.servers {
         let is_last = place + 1 == options.servers && servers.is_empty();
         if !is_last && draw.chance(150) {
@@ -356,7 +382,13 @@ fn servers(options: &Options, draw: &mut Draw) -> Vec<Server> {
             timeout_ms: draw.pick(timeouts),
             max_in_flight: draw.pick(limits),
             randomize_case: draw.chance(700),
+            pool: false,
         });
+    }
+    // The last one may be in the pool, for all names.
+    if options.policies && servers.len() > 1 && draw.chance(500) {
+        let last = servers.last_mut().expect("there are two");
+        (last.pool, last.zones) = (true, Vec::new());
     }
     servers
 }
@@ -412,7 +444,8 @@ impl Host for Files {
     }
 
     fn read(&self, path: &str) -> Result<String, String> {
-        if path == "hosts" { Ok(HOSTS_FILE.to_owned()) } else { Err(format!("no file {path}")) }
+        let known = if path == "hosts" { Some(HOSTS_FILE.to_owned()) } else { script_at(path) };
+        known.ok_or_else(|| format!("no file {path}"))
     }
 
     fn system_resolvers(&self) -> Vec<SocketAddr> {

@@ -55,6 +55,8 @@ invariants! {
     S22 "No panic.";
     S23 "Counters add up: queries are replies, drops and those in flight; look-ups are hits and misses.";
     S24 "A configuration with mistakes changes nothing.";
+    S25 "A plugin that fails leads to what is configured for that, and knows nothing of it the next time.";
+    S26 "No call of a plugin outlives its deadline, and a late result counts for nothing.";
     S27 "At most one instance of a worker, restarted not before its back-off; crash loops and stable runs count.";
     S28 "Who is asked over TLS is asked over nothing else, under its name and for its resource.";
     L1 "After healing, every question goes to the first upstream of its zone again, all workers run.";

@@ -12,6 +12,8 @@
 //!   hickory-proto ([`reading`]), never with the core's own code.
 //! * [`run`] makes many runs, [`twin`] the same one in another way, [`shrink`] a failing one smaller;
 //!   [`trace`] tells what happens in one.
+//! * [`policy`] are names that say what a plugin does with them; [`plugin`] reads what a plugin's
+//!   process is told.
 //! * [`scenario`] plays readable files: what was found once is looked at for ever.
 //! * [`fuzz`] holds the bodies of the fuzz targets.
 
@@ -24,6 +26,9 @@ pub mod machine;
 pub mod message;
 pub mod model;
 pub mod options;
+pub mod plugin;
+pub mod policy;
+
 pub mod reading;
 pub mod run;
 pub mod scenario;

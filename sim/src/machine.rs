@@ -10,11 +10,12 @@ use balancedns_core::batch::{ReceiveBatch, TransmitBatch, Via};
 use balancedns_core::config::Snapshot;
 use balancedns_core::engine::{
     AcceptRefused, Accepted, Action, CloseMode, Closed, Engine, EngineConfig, Established, Event,
-    IoFailure, ListenerId, Origin, Security, Shared,
+    IoFailure, ListenerId, Origin, ProcessExit, Security, Shared,
 };
-use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
 use balancedns_core::limits::{BATCH_DATAGRAMS, CLIENT_DATAGRAM_OCTETS, UPSTREAM_DATAGRAM_OCTETS};
 use balancedns_core::metrics::WorkerMetrics;
+use balancedns_core::policy::ExecSettings;
 use balancedns_core::time::Instant;
 use bytes::Bytes;
 
@@ -65,6 +66,10 @@ pub enum Input {
     Answered(ExchangeHandle, Box<http::Response<Bytes>>),
     /// An upstream will not respond.
     Failed(ExchangeHandle, IoFailure),
+    /// A plugin's process wrote something.
+    Wrote(ProcessHandle, Bytes),
+    /// A plugin's process has ended.
+    Exited(ProcessHandle, ProcessExit),
     /// Time has passed.
     Timeout,
     /// A new configuration.
@@ -155,6 +160,24 @@ pub enum Output {
     },
     /// A request to an upstream is given up.
     Cancel(ExchangeHandle),
+    /// A plugin's process is to be started; wants [`Input::Exited`] in the end.
+    Start {
+        /// Its name.
+        process: ProcessHandle,
+        /// What is run.
+        command: Arc<ExecSettings>,
+        /// What is written to it.
+        input: Bytes,
+    },
+    /// More is written to a plugin's process.
+    Feed {
+        /// Which.
+        process: ProcessHandle,
+        /// What is written.
+        input: Bytes,
+    },
+    /// A plugin's process is killed; wants [`Input::Exited`] all the same.
+    Kill(ProcessHandle),
     /// Something that operators are told.
     Report(Event),
     /// The engine has come to its end.
@@ -271,6 +294,8 @@ impl Machine {
                 engine.handle_exchange_answered(now, exchange, &response);
             }
             Input::Failed(exchange, why) => engine.handle_exchange_failed(now, exchange, why),
+            Input::Wrote(process, octets) => engine.handle_process_bytes(now, process, &octets),
+            Input::Exited(process, how) => engine.handle_process_exited(now, process, how),
             Input::Timeout => engine.handle_timeout(now),
             Input::Reload(snapshot) => engine.handle_reload(now, snapshot),
             Input::Shutdown => engine.handle_shutdown(now),
@@ -353,9 +378,11 @@ fn output(action: Action) -> Output {
             Output::Request { exchange, conn, target, request }
         }
         Action::CancelExchange { exchange } => Output::Cancel(exchange),
-        Action::StartProcess { .. }
-        | Action::FeedProcess { .. }
-        | Action::KillProcess { .. }
-        | Action::AnswerAdmin { .. } => panic!("no input of this adapter leads to {action:?}"),
+        Action::StartProcess { process, command, input } => {
+            Output::Start { process, command, input }
+        }
+        Action::FeedProcess { process, input } => Output::Feed { process, input },
+        Action::KillProcess { process } => Output::Kill(process),
+        Action::AnswerAdmin { .. } => panic!("no input of this adapter leads to {action:?}"),
     }
 }

@@ -5,6 +5,8 @@
 
 mod age;
 mod form;
+mod forwarded;
+mod policy;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,13 +17,18 @@ use balancedns_core::hash::{KeyedState, Map};
 use balancedns_core::time::{Duration, Instant};
 use bytes::Bytes;
 
-use self::age::{Bounds, check_age};
-use self::form::{check_echo, check_form, extended_errors};
-use crate::generation::Generation;
+use self::age::Bounds;
+use self::form::{check_echo, check_form};
+use self::policy::{
+    check_blocked, check_data, check_failed, check_record, check_wants_tcp, is_telling,
+    without_rewriting,
+};
+use crate::generation::{Blacklist, Generation};
 use crate::invariant::{Broken, Checks, Invariant};
-use crate::message::{CD, types};
+
 use crate::reading::Reading;
-use crate::truth::{Content, FORGED, Kind, Truth};
+use crate::truth::Truth;
+use crate::world::{Inquiry, Prospects};
 
 /// How a client asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +54,16 @@ pub enum Verdict {
     Forwarded(usize),
     /// The same, but only if it is remembered; else REFUSED.
     Remembered(usize),
+    /// It is blocked, in this way.
+    Blocked(Blacklist),
+    /// The local data that a plugin has for the name of this place, in this variant of it.
+    Data(usize, u64),
+    /// This address, of a record of the configuration.
+    Record(u32),
+    /// A plugin fails, and that is SERVFAIL.
+    Failed,
+    /// A plugin wants it to be asked over TCP.
+    WantsTcp,
 }
 
 /// A query that reached an engine.
@@ -68,6 +85,18 @@ pub struct Query {
     pub edns: Option<(u16, bool)>,
     /// What has to come of it.
     pub verdict: Verdict,
+    /// What may come of it as well, since plugins may fail.
+    pub others: Vec<Verdict>,
+    /// The name asked for, if servers know it.
+    pub asked_name: Option<usize>,
+    /// Whether what aliases lead to is blocked.
+    pub blocks_targets: bool,
+    /// The name that the executable has to decide about, if its name says how.
+    pub judged: Option<usize>,
+    /// Whether it may have waited for an executable, and not for a server.
+    pub may_be_suspended: bool,
+    /// What decides about it.
+    pub(crate) inquiry: Inquiry,
     /// The generation under which it was asked.
     pub generation: u64,
     /// The largest reply.
@@ -96,7 +125,8 @@ struct Waiting {
     query: Query,
     /// The deadline of each copy, in order of arrival; none where reading had stopped.
     deadlines: Vec<Option<Instant>>,
-    /// When the last copy arrived.
+    /// When the first copy arrived, and the last one.
+    asked_at: Instant,
     arrived: Instant,
 }
 
@@ -109,6 +139,20 @@ pub struct Outcome {
     pub truncated: bool,
     /// What was asked for, if servers know it.
     pub name: Option<usize>,
+    /// The same, whatever policies made of it.
+    pub asked_name: Option<usize>,
+    /// Which verdict it is.
+    pub verdict: Verdict,
+    /// Which one it has to be if no plugin fails.
+    pub expected: Verdict,
+    /// The name that the executable has to decide about, if its name says how.
+    pub judged: Option<usize>,
+    /// The type asked for.
+    pub qtype: u16,
+    /// When the first copy of the query arrived.
+    pub asked_at: Instant,
+    /// Whether nothing else could look the same.
+    pub is_telling: bool,
 }
 
 /// How strict the model is: faults excuse failures.
@@ -120,6 +164,8 @@ pub struct Excuses {
     pub odd_rcodes: bool,
     /// Upstreams set TC without reason.
     pub odd_truncation: bool,
+    /// The process stops: who waits for a plugin is told so.
+    pub stopping: bool,
     /// By how much replies may be late.
     pub lateness: Duration,
 }
@@ -164,10 +210,39 @@ impl Model {
         if let Some(deadline) = deadline {
             self.overdue.push(Reverse((deadline, key.0, key.1)));
         }
-        let new = || Waiting { query, deadlines: Vec::new(), arrived: now };
+        let new = || Waiting { query, deadlines: Vec::new(), asked_at: now, arrived: now };
         let waiting = self.waiting.entry(key).or_insert_with(new);
         waiting.deadlines.push(deadline);
         waiting.arrived = now;
+    }
+
+    /// The queries that wait at an engine, and what decides about each.
+    pub(crate) fn waiting_at(&self, engine: usize) -> Vec<((Channel, u16), Inquiry)> {
+        let own = self.waiting.iter().filter(|(_, waiting)| waiting.query.engine == engine);
+        let mut own: Vec<_> = own.map(|(key, waiting)| (*key, waiting.query.inquiry)).collect();
+        own.sort_unstable_by_key(|(key, _)| *key);
+        own
+    }
+
+    /// The configuration has changed: who waits for a plugin begins again, and what comes of it may be
+    /// what comes of it now, so much later.
+    pub(crate) fn begins_again(
+        &mut self,
+        key: (Channel, u16),
+        new: &Prospects,
+        patience: Duration,
+    ) {
+        let Some(waiting) = self.waiting.get_mut(&key) else { return };
+        let query = &mut waiting.query;
+        query.others.push(new.verdict);
+        query.others.extend(new.others.iter().copied());
+        query.judged = None;
+        query.may_be_suspended = true;
+        query.blocks_targets &= new.blocks_targets;
+        for deadline in waiting.deadlines.iter_mut().flatten() {
+            *deadline = (*deadline).max(waiting.arrived + patience);
+            self.overdue.push(Reverse((*deadline, key.0, key.1)));
+        }
     }
 
     /// Whether a copy of a query waits that was asked under another generation: whose reply comes first
@@ -268,7 +343,11 @@ impl Model {
         let place = (0..waiting.deadlines.len()).min_by_key(urgency).expect("one waits");
         // What comes over a stream may have waited to be read.
         let is_read_at_once = !matches!(channel, Channel::Stream(_));
-        let waited = is_read_at_once && waiting.deadlines.len() == 1 && waiting.arrived < now;
+        let waited = is_read_at_once
+            && !waiting.query.may_be_suspended
+            && waiting.deadlines.len() == 1
+            && waiting.arrived < now;
+        let asked_at = waiting.asked_at;
         let deadline = waiting.deadlines.remove(place);
         let query = if waiting.deadlines.is_empty() {
             self.waiting.remove(&(channel, id)).expect("just seen").query
@@ -287,31 +366,71 @@ impl Model {
         check_echo(&query, message, checks)?;
         let reading = check_form(&query, message, &self.udp_sizes, checks)?;
         let told = Told { query: &query, reading: &reading, octets: message.len(), waited };
-        self.check_content(now, told, truth, checks)?;
-        let name = match query.verdict {
+        let verdict = self.check_content(now, told, truth, checks)?;
+        let name = match verdict {
             Verdict::Forwarded(name) | Verdict::Remembered(name) => Some(name),
-            Verdict::Silence | Verdict::Rcode(..) | Verdict::Local(..) => None,
+            Verdict::Silence
+            | Verdict::Rcode(..)
+            | Verdict::Local(..)
+            | Verdict::Blocked(_)
+            | Verdict::Data(..)
+            | Verdict::Record(_)
+            | Verdict::Failed
+            | Verdict::WantsTcp => None,
         };
-        Ok(Outcome { rcode: reading.rcode, truncated: reading.truncated, name })
+        Ok(Outcome {
+            rcode: reading.rcode,
+            truncated: reading.truncated,
+            name,
+            asked_name: query.asked_name,
+            verdict,
+            expected: query.verdict,
+            judged: query.judged,
+            qtype: query.qtype,
+            asked_at,
+            is_telling: is_telling(verdict, &query, &reading),
+        })
     }
 
+    /// Gives the verdict that it is: the one that it has to be, or another one that it may be.
     fn check_content(
         &self,
         now: Instant,
         told: Told<'_>,
         truth: &Truth,
         checks: &mut Checks,
+    ) -> Result<Verdict, Broken> {
+        let Query { verdict, others, .. } = told.query;
+        let broken = match self.check_verdict(now, told, *verdict, truth, checks) {
+            Ok(()) => return Ok(*verdict),
+            Err(broken) => broken,
+        };
+        let is_it =
+            |other: &&Verdict| self.check_verdict(now, told, **other, truth, checks).is_ok();
+        let is_stopped = self.excuses.stopping && told.query.may_be_suspended;
+        let at_the_end = [Verdict::Failed];
+        let at_the_end = at_the_end.iter().filter(|_| is_stopped);
+        others.iter().chain(at_the_end).find(is_it).copied().ok_or(broken)
+    }
+
+    fn check_verdict(
+        &self,
+        now: Instant,
+        told: Told<'_>,
+        verdict: Verdict,
+        truth: &Truth,
+        checks: &mut Checks,
     ) -> Result<(), Broken> {
         let Told { query, reading, .. } = told;
         let empty = reading.values.is_empty() && reading.others == 0 && !reading.truncated;
         let error = reading.edns.and_then(|edns| edns.extended_error);
-        match query.verdict {
+        match verdict {
             Verdict::Silence => unreachable!("queries without a reply are not kept"),
             Verdict::Rcode(rcode, why) => {
                 let why = why.filter(|_| reading.edns.is_some());
                 let right =
                     reading.rcode == rcode && empty && reading.soa.is_none() && error == why;
-                checks.that(verdict_invariant(query), right, || {
+                checks.that(verdict_invariant(verdict), right, || {
                     format!(
                         "expected rcode {rcode}, extended error {why:?} and nothing else, under generation {}: {reading:?}",
                         query.generation
@@ -325,7 +444,7 @@ impl Model {
                     && reading.soa.is_some() == (answers == 0)
                     && error.is_none()
                     && !reading.truncated;
-                checks.that(verdict_invariant(query), right, || {
+                checks.that(verdict_invariant(verdict), right, || {
                     format!("expected rcode {rcode} and {answers} answers, made here: {reading:?}")
                 })
             }
@@ -334,148 +453,21 @@ impl Model {
                 checks.that(Invariant::S4, said, || format!("no reason is given: {reading:?}"))
             }
             Verdict::Forwarded(name) | Verdict::Remembered(name) => {
+                let reading = without_rewriting(told, name, truth, checks)?;
+                let was_rewritten = reading.aliases.len() < told.reading.aliases.len();
+                let is_bare = reading.rcode == 0 && empty && reading.soa.is_none();
+                if was_rewritten && is_bare && matches!(verdict, Verdict::Remembered(_)) {
+                    return Ok(()); // no more is known here
+                }
+                let told = Told { reading: &reading, ..told };
                 self.check_forwarded(now, told, name, truth, checks)
             }
+            Verdict::Blocked(blacklist) => check_blocked(told, blacklist, checks),
+            Verdict::Data(name, variant) => check_data(told, name, variant, truth, checks),
+            Verdict::Record(address) => check_record(told, address, checks),
+            Verdict::Failed => check_failed(told, checks),
+            Verdict::WantsTcp => check_wants_tcp(told, checks),
         }
-    }
-
-    /// What an upstream said, or the reason why none did.
-    fn check_forwarded(
-        &self,
-        now: Instant,
-        told: Told<'_>,
-        name: usize,
-        truth: &Truth,
-        checks: &mut Checks,
-    ) -> Result<(), Broken> {
-        let Told { query, reading, .. } = told;
-        let kind = truth.names()[name].kind;
-        if reading.truncated {
-            return self.check_truncated(query, kind, reading, checks);
-        }
-        let number =
-            reading.values.first().map(|(value, _)| *value).or(reading.soa.map(|soa| soa.0));
-        let Some(value) = number else {
-            return self.check_bare(now, query, name, reading, truth, checks);
-        };
-        checks.that(Invariant::S6, value < FORGED, || format!("a forged record: {reading:?}"))?;
-        let given = truth.given(value >> 6).filter(|given| !given.arrivals.is_empty());
-        checks.that(Invariant::S6, given.is_some(), || format!("nobody said that: {reading:?}"))?;
-        let given = given.expect("just checked");
-        let content = &given.content;
-        let is_asked = content.name == name && content.qtype == query.qtype;
-        checks.that(Invariant::S6, is_asked, || {
-            format!(
-                "asked for {}, told of {}",
-                truth.names()[name].text,
-                truth.names()[content.name].text
-            )
-        })?;
-        let latest = given.arrivals.last().copied().expect("just checked");
-        self.check_bits(query, content, now.since(latest), checks)?;
-        if kind == Kind::Large || kind == Kind::Medium {
-            checks.count(Invariant::S13, 1);
-        }
-        check_age(&self.bounds, now, told, given, truth, checks)
-    }
-
-    /// DO and CD of the query are those that the server saw, but for a server without EDNS, whose
-    /// answers to queries with DO are not remembered.
-    fn check_bits(
-        &self,
-        query: &Query,
-        content: &Content,
-        age: Duration,
-        checks: &mut Checks,
-    ) -> Result<(), Broken> {
-        let dnssec_ok = query.dnssec_ok();
-        let checking_disabled = query.flags() & CD != 0;
-        let same_dnssec = match content.edns {
-            Some(asked) => asked == dnssec_ok,
-            None => !dnssec_ok || age.is_zero(),
-        };
-        let right = same_dnssec && content.checking_disabled == checking_disabled;
-        checks.that(Invariant::S8, right, || {
-            format!("asked with DO {dnssec_ok}, CD {checking_disabled}, told what was said to {content:?}")
-        })
-    }
-
-    /// A reply without records.
-    fn check_bare(
-        &self,
-        now: Instant,
-        query: &Query,
-        name: usize,
-        reading: &Reading,
-        truth: &Truth,
-        checks: &mut Checks,
-    ) -> Result<(), Broken> {
-        let content = Content {
-            name,
-            qtype: query.qtype,
-            version: 0,
-            edns: Some(query.dnssec_ok()),
-            checking_disabled: query.flags() & CD != 0,
-        };
-        let kind = truth.names()[name].kind;
-        let without_edns = Content { edns: None, ..content };
-        if let (Some(edns), Some(reasons)) = (reading.edns, extended_errors(reading.rcode)) {
-            let given = edns.extended_error.is_some_and(|error| reasons.contains(&error));
-            checks.that(Invariant::S6, given, || format!("no reason is given: {reading:?}"))?;
-        }
-        match reading.rcode {
-            2 => checks.that(Invariant::L2, self.excuses.may_fail || kind == Kind::Broken, || {
-                format!(
-                    "SERVFAIL for {} ({kind:?}), and nothing is wrong",
-                    truth.names()[name].text
-                )
-            }),
-            3 => {
-                let just_said = [content, without_edns]
-                    .iter()
-                    .any(|content| truth.bare_arrived(content) == Some(now));
-                checks
-                    .that(Invariant::S6, just_said, || format!("nobody said NXDOMAIN: {reading:?}"))
-            }
-            5 => {
-                checks.that(Invariant::S6, self.excuses.odd_rcodes || kind == Kind::Denied, || {
-                    format!("nobody refused {}", truth.names()[name].text)
-                })
-            }
-            4 => checks
-                .that(Invariant::S6, self.excuses.odd_rcodes, || "nobody said NOTIMP".to_owned()),
-            _ => checks.that(Invariant::S6, false, || format!("nobody said that: {reading:?}")),
-        }
-    }
-
-    /// TC is for what is too long for the client, or was for us when no send was left.
-    fn check_truncated(
-        &self,
-        query: &Query,
-        kind: Kind,
-        reading: &Reading,
-        checks: &mut Checks,
-    ) -> Result<(), Broken> {
-        let longest = match kind {
-            Kind::Medium if query.qtype == types::TXT => 1_500,
-            Kind::Large if query.qtype == types::TXT => 16_384,
-            Kind::Plain
-            | Kind::Extra
-            | Kind::Alias
-            | Kind::Medium
-            | Kind::Large
-            | Kind::Empty
-            | Kind::Missing
-            | Kind::MissingBare
-            | Kind::Unstable
-            | Kind::Broken
-            | Kind::Denied => 512,
-        };
-        let by_us = query.limit < longest;
-        let by_them = longest > 512 && self.excuses.may_fail || self.excuses.odd_truncation;
-        checks.that(Invariant::S13, (by_us || by_them) && reading.values.is_empty(), || {
-            format!("TC without a reason, or with records: {reading:?}")
-        })
     }
 }
 
@@ -491,9 +483,15 @@ struct Told<'r> {
 }
 
 /// What is local belongs to a generation; what is malformed does not.
-fn verdict_invariant(query: &Query) -> Invariant {
-    match query.verdict {
-        Verdict::Rcode(5, _) | Verdict::Local(..) => Invariant::S7,
+const fn verdict_invariant(verdict: Verdict) -> Invariant {
+    match verdict {
+        Verdict::Rcode(5, _)
+        | Verdict::Local(..)
+        | Verdict::Blocked(_)
+        | Verdict::Data(..)
+        | Verdict::Record(_)
+        | Verdict::WantsTcp => Invariant::S7,
+        Verdict::Failed => Invariant::S25,
         Verdict::Rcode(..) | Verdict::Silence | Verdict::Forwarded(_) | Verdict::Remembered(_) => {
             Invariant::S4
         }

@@ -48,6 +48,8 @@ pub struct Options {
     pub tiny_limits: bool,
     /// Whether deadlines and attempts are at their least.
     pub tiny_patience: bool,
+    /// Whether there are plugins, groups, local records and ways of blocking.
+    pub policies: bool,
     /// How often faults happen.
     pub rates: Rates,
 }
@@ -87,12 +89,13 @@ impl Options {
             tiny_cache: draw.chance(150),
             tiny_limits: draw.chance(100),
             tiny_patience,
+            policies: draw.chance(500),
             rates,
         }
     }
 
     /// The options that can be set besides faults, by the names used on the command line.
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 18] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 19] {
         [
             ("engines", Field::Count(&mut self.engines)),
             ("names", Field::Count(&mut self.names)),
@@ -112,6 +115,7 @@ impl Options {
             ("tiny-cache", Field::Switch(&mut self.tiny_cache)),
             ("tiny-limits", Field::Switch(&mut self.tiny_limits)),
             ("tiny-patience", Field::Switch(&mut self.tiny_patience)),
+            ("policies", Field::Switch(&mut self.policies)),
         ]
     }
 
@@ -255,6 +259,7 @@ impl fmt::Display for Options {
             (self.tiny_cache, "tiny cache"),
             (self.tiny_limits, "tiny limits"),
             (self.tiny_patience, "tiny patience"),
+            (self.policies, "policies"),
         ] {
             if is_so {
                 write!(f, "; {what}")?;

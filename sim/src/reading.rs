@@ -17,8 +17,8 @@ pub struct Reading {
     pub authentic: bool,
     /// What its OPT record says.
     pub edns: Option<ServerEdns>,
-    /// The TTL of the alias that the answers begin with and that leads to the others.
-    pub alias: Option<u32>,
+    /// The aliases that the answers begin with and that lead to the others: to which name, and TTLs.
+    pub aliases: Vec<(String, u32)>,
     /// What answers carry, and their TTLs. An alias is not among them.
     pub values: Vec<(u32, u32)>,
     /// Answers that carry nothing.
@@ -68,7 +68,7 @@ pub fn read(message: &[u8]) -> Result<Reading, String> {
         truncated: decoded.metadata.truncation,
         authentic: decoded.metadata.authentic_data,
         edns: decoded.edns.as_ref().map(server_edns).transpose()?,
-        alias: None,
+        aliases: Vec::new(),
         values: Vec::with_capacity(decoded.answers.len()),
         others: 0,
         soa: None,
@@ -80,7 +80,7 @@ pub fn read(message: &[u8]) -> Result<Reading, String> {
             return Err(format!("an answer of {}, where one of {owner:?} belongs", record.name));
         }
         if let RData::CNAME(target) = &record.data {
-            reading.alias = Some(record.ttl);
+            reading.aliases.push((target.0.to_ascii(), record.ttl));
             owner = Some(target.0.clone());
             continue;
         }

@@ -22,6 +22,7 @@ const LEAST: &[(&str, u64)] = &[
     ("tiny-cache", 0),
     ("tiny-limits", 0),
     ("tiny-patience", 0),
+    ("policies", 0),
 ];
 
 /// Makes a failing run smaller; tells `progress` of each step that worked.

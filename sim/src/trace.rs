@@ -62,7 +62,7 @@ impl Trace {
                     }
                 }
             }
-            Input::Octets(_, octets) | Input::Body(_, octets, _) => {
+            Input::Octets(_, octets) | Input::Body(_, octets, _) | Input::Wrote(_, octets) => {
                 self.hash.write(octets);
                 self.say(now, '>', engine, || format!("{input:?}"));
             }
@@ -90,6 +90,7 @@ impl Trace {
             | Input::EndOfStream(_)
             | Input::Written(..)
             | Input::Closed(..)
+            | Input::Exited(..)
             | Input::Timeout
             | Input::Shutdown => {
                 std::mem::discriminant(input).hash(&mut self.hash);
@@ -133,6 +134,10 @@ impl Trace {
                     format!("Request({exchange:?}, {conn:?}, {target}, {})", Message(&request.body))
                 });
             }
+            Output::Start { input, .. } | Output::Feed { input, .. } => {
+                self.hash.write(input);
+                self.say(now, '<', engine, || format!("{output:?}"));
+            }
             Output::Opened(_)
             | Output::NotOpened(_)
             | Output::Cancel(_)
@@ -145,6 +150,7 @@ impl Trace {
             | Output::ResumeReading(_)
             | Output::CloseConn(..)
             | Output::CloseListener(_)
+            | Output::Kill(_)
             | Output::Report(_)
             | Output::Stopped => self.say(now, '<', engine, || format!("{output:?}")),
         }

@@ -11,6 +11,7 @@ use balancedns_core::time::{Duration, Instant};
 use crate::generation::{BLOCKED_GROUPS, ZONES};
 use crate::message::{Asked, Reply, types, wire_name};
 use crate::options::Options;
+use crate::policy::{Act, Ruled, Runtime};
 
 /// Numbers from here on are a spoofer's.
 pub const FORGED: u32 = 0xf000_0000;
@@ -63,6 +64,8 @@ pub struct Name {
     period: u64,
     /// The group of the blacklist that it is in.
     pub blocked_group: Option<u64>,
+    /// What a plugin does with it.
+    pub ruled: Option<Ruled>,
 }
 
 /// Answers are equal if these are.
@@ -403,12 +406,21 @@ pub fn data(rtype: u16, number: u32, record: u32, text: usize) -> Vec<u8> {
 fn plain_name(letter: &str, number: usize) -> Name {
     let text = format!("{letter}{number}.{}", ZONES[number % ZONES.len()]);
     let period = 1 << 32;
-    Name { wire: wire_name(&text), text, kind: Kind::Plain, period, blocked_group: None }
+    Name {
+        wire: wire_name(&text),
+        text,
+        kind: Kind::Plain,
+        period,
+        blocked_group: None,
+        ruled: None,
+    }
 }
 
 fn name(hash: &KeyedState, options: &Options, number: usize) -> Name {
-    let bits = hash.hash_bytes(&(number as u64).to_le_bytes());
+    let bits = bits_of(hash, number);
     let kind = match bits % 100 {
+        // Where aliases may lead to what is blocked there are more of them.
+        45..60 if options.policies => Kind::Alias,
         0..60 => Kind::Plain,
         60..65 => Kind::Extra,
         65..73 => Kind::Alias,
@@ -421,12 +433,82 @@ fn name(hash: &KeyedState, options: &Options, number: usize) -> Name {
         97..99 => Kind::Broken,
         _ => Kind::Denied,
     };
-    let blocked_group = (bits >> 8).is_multiple_of(20).then_some((bits >> 16) % BLOCKED_GROUPS);
-    let zone = ZONES[(bits >> 24) as usize % ZONES.len()];
-    let text = match blocked_group {
-        Some(group) => format!("n{number}.g{group}.ads.example."),
-        None => format!("n{number}.{zone}"),
-    };
+    let blocked_group = blocked_group(bits);
+    let ruled = ruled(hash, options, number);
+    let text = name_text(hash, options, number);
     let period = options.change_seconds * (1 + (bits >> 32) % 4);
-    Name { wire: wire_name(&text), text, kind, period, blocked_group }
+    Name { wire: wire_name(&text), text, kind, period, blocked_group, ruled }
+}
+
+fn bits_of(hash: &KeyedState, number: usize) -> u64 {
+    hash.hash_bytes(&(number as u64).to_le_bytes())
+}
+
+fn blocked_group(bits: u64) -> Option<u64> {
+    (bits >> 8).is_multiple_of(20).then_some((bits >> 16) % BLOCKED_GROUPS)
+}
+
+/// What a plugin does with the name of this number: with one in four, where there are plugins.
+fn ruled(hash: &KeyedState, options: &Options, number: usize) -> Option<Ruled> {
+    let (by, dice) = plugin_of(hash, options, number)?;
+    // An endless loop costs real time: where each name is asked for often there is none.
+    let is_rare = options.names >= 300 && options.skew == 0;
+    let act = match dice % ACTS {
+        0..REWRITTEN => rewrite(hash, options, by, dice),
+        5..8 => Act::Block,
+        8..11 => Act::Local,
+        11 | 12 => Act::Truncate,
+        13 | 14 => Act::Pool,
+        15 => Act::Fail,
+        16 if is_rare || by == Runtime::Exec => Act::Loop,
+        17 if is_rare && by == Runtime::Lua => Act::Bomb,
+        18 if by == Runtime::Lua => Act::Flap,
+        _ => Act::Odd,
+    };
+    Some(Ruled { by, act })
+}
+
+/// So many sides have the dice for what a plugin does, and so many of them are rewriting.
+const ACTS: u64 = 20;
+const REWRITTEN: u64 = 5;
+
+/// The plugin that acts on a name, and a number to choose by.
+fn plugin_of(hash: &KeyedState, options: &Options, number: usize) -> Option<(Runtime, u64)> {
+    let bits = bits_of(hash, number);
+    let more = hash.hash_bytes(&bits.to_le_bytes());
+    let is_ruled = options.policies && blocked_group(bits).is_none() && more.is_multiple_of(4);
+    let by = if (more >> 8).is_multiple_of(2) { Runtime::Lua } else { Runtime::Exec };
+    is_ruled.then_some((by, more >> 16))
+}
+
+/// What a name is rewritten to is not rewritten again, and is none of the same plugin's: its labels
+/// would be read in its stead.
+fn rewrite(hash: &KeyedState, options: &Options, by: Runtime, dice: u64) -> Act {
+    let target = (dice >> 8) as usize % options.names;
+    match plugin_of(hash, options, target) {
+        Some((other, dice)) if other == by || dice % ACTS < REWRITTEN => Act::Block,
+        Some(_) | None => Act::Rewrite(target),
+    }
+}
+
+fn name_text(hash: &KeyedState, options: &Options, number: usize) -> String {
+    let bits = bits_of(hash, number);
+    let zone = ZONES[(bits >> 24) as usize % ZONES.len()];
+    if let Some(group) = blocked_group(bits) {
+        return format!("n{number}.g{group}.ads.example.");
+    }
+    let Some(ruled) = ruled(hash, options, number) else { return format!("n{number}.{zone}") };
+    let target = match ruled.act {
+        Act::Rewrite(target) => Some(name_text(hash, options, target)),
+        Act::Block
+        | Act::Local
+        | Act::Truncate
+        | Act::Pool
+        | Act::Fail
+        | Act::Loop
+        | Act::Bomb
+        | Act::Odd
+        | Act::Flap => None,
+    };
+    format!("n{number}.{}.{zone}", ruled.labels(target.as_deref()))
 }

@@ -54,6 +54,9 @@ enum Way {
     Host,
     Conn(usize),
     Exchanges,
+    Processes,
+    /// What operators are told, by its name: of plugins they are told when a batch is over.
+    Reports(&'static str),
 }
 
 impl Done {
@@ -67,6 +70,7 @@ impl Done {
             | Output::Respond { .. }
             | Output::Request { .. }
             | Output::Cancel(_) => Way::Exchanges,
+            Output::Start { .. } | Output::Feed { .. } | Output::Kill(_) => Way::Processes,
             Output::OpenSocket { .. }
             | Output::CloseSocket(_)
             | Output::Accepted(_)
@@ -76,8 +80,8 @@ impl Done {
             | Output::ResumeReading(_)
             | Output::CloseConn(..)
             | Output::CloseListener(_)
-            | Output::Report(_)
             | Output::Stopped => Way::Host,
+            Output::Report(event) => Way::Reports(event.name()),
         };
         let done = self.0.entry((engine, way)).or_default();
         match (output, done.last_mut()) {
@@ -205,6 +209,8 @@ fn repeat(options: &Options, snapshot: &Snapshot, log: &Log, twin: Twin) -> Done
                     | Input::Sent(_)
                     | Input::Answered(..)
                     | Input::Failed(..)
+                    | Input::Wrote(..)
+                    | Input::Exited(..)
                     | Input::Timeout
                     | Input::Reload(_)
                     | Input::Shutdown => machine.feed(*at, input.clone(), &mut outputs),

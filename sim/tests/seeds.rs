@@ -5,7 +5,7 @@ use balancedns_sim::invariant::Invariant;
 use balancedns_sim::run::{TWICE_EVERY, run_all};
 
 /// Runs of this test, and queries of clients in each.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 200;
 const QUERIES: u64 = 1_000;
 
 #[test]

@@ -194,6 +194,9 @@ impl Driver<'_> {
                 | Output::Respond { .. }
                 | Output::Request { .. }
                 | Output::Cancel(_)
+                | Output::Start { .. }
+                | Output::Feed { .. }
+                | Output::Kill(_)
                 | Output::Stopped => panic!("nobody asked for {output:?}"),
             }
         }

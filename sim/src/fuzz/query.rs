@@ -70,7 +70,7 @@ fn assert_rcode_replies(asker: &Asker<'_>, rcode: Rcode) {
         let mut out = vec![0xff; MESSAGE_OCTETS];
         let length = write_rcode(&mut out, asker, SETTINGS, rcode, error.map(Into::into));
         out.truncate(length);
-        let reply = assert_reply(&out, asker, rcode, error.map(Into::into));
+        let reply = assert_reply(&out, asker, rcode, error);
         assert!(reply.answers.is_empty() && reply.authorities.is_empty());
         assert!(!reply.metadata.truncation, "header, question and OPT fit into 512 octets");
     }

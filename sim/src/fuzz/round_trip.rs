@@ -260,7 +260,12 @@ impl World {
             | Output::NotOpened(_)
             | Output::Respond { .. }
             | Output::Request { .. }
-            | Output::Cancel(_) => panic!("nobody speaks HTTP here: {output:?}"),
+            | Output::Start { .. }
+            | Output::Feed { .. }
+            | Output::Kill(_)
+            | Output::Cancel(_) => {
+                panic!("nobody speaks HTTP here, and there are no plugins: {output:?}")
+            }
         }
     }
 

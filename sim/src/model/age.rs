@@ -57,7 +57,7 @@ pub(super) fn check_age(
     let no_room = octets + ADDITIONAL_OCTETS * shape.additionals as usize > query.limit;
     let additionals = reading.additionals.len();
     let whole = reading.rcode == shape.rcode
-        && reading.values.len() == shape.answers as usize - usize::from(reading.alias.is_some())
+        && reading.values.len() == shape.answers as usize - reading.aliases.len()
         && reading.soa.is_some() == shape.soa
         && (additionals == shape.additionals as usize || (additionals == 0 && no_room))
         && reading.additionals.iter().all(|(value, _)| value >> 6 == reading.number())
@@ -108,7 +108,7 @@ fn has_aged(
     let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
     let left = |record| bounds.positive(truth.ttl(&given.content, record)).saturating_sub(seconds);
     let soa = reading.soa.is_none_or(|(_, shown)| shown == lifetime.saturating_sub(seconds));
-    let alias = reading.alias.is_none_or(|shown| shown == left(0));
+    let alias = reading.aliases.iter().all(|(_, shown)| *shown == left(0));
     let mut values = reading.values.iter();
     let mut additionals = reading.additionals.iter();
     soa && alias

@@ -93,12 +93,15 @@ impl Decoded {
         edns.options().options.iter().map(|(code, data)| (u16::from(*code), option(data))).collect()
     }
 
-    fn extended_errors(&self) -> Vec<u16> {
+    /// Codes and texts of its extended errors (RFC 8914 section 2).
+    fn extended_errors(&self) -> Vec<(u16, String)> {
         let options = self.options();
         let errors = options.iter().filter(|(code, _)| *code == EXTENDED_ERROR);
-        errors
-            .filter_map(|(_, data)| data.first_chunk().map(|code| u16::from_be_bytes(*code)))
-            .collect()
+        let read = errors.filter_map(|(_, data)| {
+            let (code, text) = data.split_first_chunk()?;
+            Some((u16::from_be_bytes(*code), String::from_utf8_lossy(text).into_owned()))
+        });
+        read.collect()
     }
 
     fn sections(&self) -> [&[rr::Record]; 3] {
@@ -131,9 +134,12 @@ impl Decoded {
             text.push_str(if self.dnssec_ok() { " do" } else { "" });
         }
         for (code, data) in self.options() {
-            match (code, data.first_chunk()) {
-                (EXTENDED_ERROR, Some(error)) => {
+            match (code, data.split_first_chunk()) {
+                (EXTENDED_ERROR, Some((error, why))) => {
                     let _ = write!(text, " ede {}", u16::from_be_bytes(*error));
+                    if !why.is_empty() {
+                        let _ = write!(text, " because \"{}\"", why.escape_ascii());
+                    }
                 }
                 _ => {
                     let _ = write!(text, " option {code} {}", hex(&data));
@@ -283,8 +289,13 @@ pub(super) fn reply(expected: &ExpectedReply, reply: &Decoded) -> Result<(), Str
     if let Some(octets) = expected.octets {
         differs(reply.octets.len() != octets, format!("octets {octets}"));
     }
-    let errors = &expected.extended_errors;
-    differs(reply.extended_errors() != *errors, format!("extended errors (ede) {errors:?}"));
+    let (errors, found) = (&expected.extended_errors, reply.extended_errors());
+    let codes: Vec<u16> = found.iter().map(|(code, _)| *code).collect();
+    differs(codes != *errors, format!("extended errors (ede) {errors:?}"));
+    if let Some(because) = &expected.because {
+        let is_said = found.iter().any(|(_, text)| text.contains(because));
+        differs(!is_said, format!("because \"{because}\""));
+    }
     for (section, (expected_records, records)) in
         expected.sections.iter().zip(reply.sections()).enumerate()
     {

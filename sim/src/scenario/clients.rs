@@ -109,6 +109,13 @@ impl ClientState {
         self.open.remove(place).exchange
     }
 
+    /// Waits for no answer any more. Gives how many questions there were without one.
+    pub(super) fn forget_questions(&mut self) -> usize {
+        let before = self.open.len();
+        self.open.clear();
+        before
+    }
+
     /// A response to a request.
     ///
     /// # Errors

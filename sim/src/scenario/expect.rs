@@ -19,6 +19,8 @@ pub(super) struct ExpectedReply {
     pub(super) edns_size: Option<u16>,
     /// Info codes of extended errors (RFC 8914).
     pub(super) extended_errors: Vec<u16>,
+    /// What the text of one of them holds.
+    pub(super) because: Option<String>,
     /// For how many seconds it may be kept, over HTTP.
     pub(super) max_age: Option<u32>,
     /// Exactly so many octets.
@@ -30,7 +32,7 @@ pub(super) struct ExpectedReply {
 }
 
 impl ExpectedReply {
-    /// `gets RCODE [aa] [tc] [ad] [id N] [for NAME TYPE] [edns SIZE] [ede N] [max-age N] [octets N]
+    /// `gets RCODE [aa] [tc] [ad] [id N] [for NAME TYPE] [edns SIZE] [ede N] [because TEXT] [max-age N] [octets N]
     /// [exact-case]`, with records below.
     pub(super) fn parse(line: &Line, mut words: Words<'_>) -> Result<Self, Fault> {
         let mut expected = Self::parse_head(&mut words).map_err(Fault::at(line.number))?;
@@ -58,6 +60,7 @@ impl ExpectedReply {
             question: None,
             edns_size: None,
             extended_errors: Vec::new(),
+            because: None,
             max_age: None,
             octets: None,
             exact_case: false,
@@ -72,6 +75,7 @@ impl ExpectedReply {
                 "for" => expected.question = Some(message::question(words)?),
                 "edns" => expected.edns_size = Some(words.number("size of a datagram")?),
                 "ede" => expected.extended_errors.push(words.number("code of an extended error")?),
+                "because" => expected.because = Some(words.expect("a text")?.to_owned()),
                 "max-age" => expected.max_age = Some(words.number("number of seconds")?),
                 "octets" => expected.octets = Some(words.number("number of octets")?),
                 "exact-case" => expected.exact_case = true,

@@ -7,8 +7,8 @@
 //! files are in `scenarios/`.
 //!
 //! `lines` makes a tree of a text, `parse`, `steps`, `rules`, `expect`, `message` and `wire` give it
-//! its meaning; `world` is what is around the engine, `clients` and `upstreams` are those who take
-//! part, `run` carries steps out and `check` compares.
+//! its meaning; `world` is what is around the engine, `clients`, `upstreams` and `processes` are those
+//! who take part, `run` carries steps out and `check` compares.
 
 mod check;
 mod clients;
@@ -17,6 +17,9 @@ mod expect;
 mod lines;
 mod message;
 mod parse;
+#[cfg(test)]
+mod process_tests;
+mod processes;
 mod rules;
 mod run;
 mod steps;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use balancedns_core::engine::Transport;
 
 use super::lines::{self, Fault, Line};
+use super::processes::PluginRule;
 use super::rules::Rule;
 use super::steps::{self, Step};
 
@@ -41,6 +42,8 @@ pub(super) struct Config {
 pub(super) struct Cast {
     pub(super) clients: Vec<Client>,
     pub(super) upstreams: Vec<Upstream>,
+    /// Plugins that are executables, with their rules.
+    pub(super) plugins: Vec<(String, Vec<PluginRule>)>,
     configs: Vec<String>,
 }
 
@@ -82,6 +85,10 @@ impl Cast {
         self.upstreams.iter().position(|upstream| upstream.name == name)
     }
 
+    pub(super) fn plugin(&self, name: &str) -> Option<usize> {
+        self.plugins.iter().position(|(plugin, _)| plugin == name)
+    }
+
     pub(super) fn config(&self, name: &str) -> Option<usize> {
         self.configs.iter().position(|config| config == name)
     }
@@ -95,7 +102,10 @@ impl Cast {
         const TAKEN: [&str; 9] = [
             "wait", "repeat", "reload", "shutdown", "stopped", "running", "metric", "log", "config",
         ];
-        if self.client(name).is_some() || self.upstream(name).is_some() || TAKEN.contains(&name) {
+        let is_taken = self.client(name).is_some()
+            || self.upstream(name).is_some()
+            || self.plugin(name).is_some();
+        if is_taken || TAKEN.contains(&name) {
             return Err(format!("the name \"{name}\" is taken"));
         }
         Ok(())
@@ -166,6 +176,7 @@ impl Script {
             }
             "client" => self.client(line)?,
             "upstream" => self.upstream(line)?,
+            "plugin" => self.plugin(line)?,
             "steps" => {
                 words.end().map_err(here)?;
                 self.steps = steps::parse_all(line, &self.cast)?;
@@ -217,6 +228,20 @@ impl Script {
         let (name, address) = head.map_err(Fault::at(line.number))?;
         let rules: Result<_, Fault> = line.children.iter().map(Rule::parse).collect();
         self.cast.upstreams.push(Upstream { line: line.number, name, address, rules: rules? });
+        Ok(())
+    }
+
+    /// `plugin NAME`, with its rules below.
+    fn plugin(&mut self, line: &Line) -> Result<(), Fault> {
+        let mut words = line.words();
+        words.next();
+        let head = words.expect("a name").and_then(|name| {
+            self.cast.check_new(name)?;
+            words.end().map(|()| name.to_owned())
+        });
+        let name = head.map_err(Fault::at(line.number))?;
+        let rules: Result<_, Fault> = line.children.iter().map(PluginRule::parse).collect();
+        self.cast.plugins.push((name, rules?));
         Ok(())
     }
 

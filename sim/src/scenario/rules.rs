@@ -70,7 +70,7 @@ pub(super) struct Pattern {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum NamePattern {
+pub(super) enum NamePattern {
     Any,
     Exactly(Vec<u8>),
     /// Written `*.example.`: names that end with this, and are longer.
@@ -78,7 +78,7 @@ enum NamePattern {
 }
 
 impl NamePattern {
-    fn parse(word: &str) -> Result<Self, String> {
+    pub(super) fn parse(word: &str) -> Result<Self, String> {
         match word.strip_prefix('*') {
             Some("") => Ok(Self::Any),
             Some(suffix) => {
@@ -88,7 +88,7 @@ impl NamePattern {
         }
     }
 
-    fn matches(&self, name: &[u8]) -> bool {
+    pub(super) fn matches(&self, name: &[u8]) -> bool {
         match self {
             Self::Any => true,
             Self::Exactly(exactly) => name.eq_ignore_ascii_case(exactly),
@@ -273,7 +273,7 @@ impl Act {
     }
 }
 
-fn failure(words: &mut Words<'_>) -> Result<IoFailure, String> {
+pub(super) fn failure(words: &mut Words<'_>) -> Result<IoFailure, String> {
     match words.expect("how")? {
         "refused" => Ok(IoFailure::Refused),
         "unreachable" => Ok(IoFailure::Unreachable),

@@ -16,6 +16,7 @@ use super::expect::ExpectedReply;
 use super::lines::{Fault, Words};
 use super::message::{Query, Reply};
 use super::parse::Script;
+use super::processes::PluginStep;
 use super::rules::Act;
 use super::steps::{ClientStep, MetricCheck, Request, UpstreamStep, What};
 use super::upstreams::Carrier;
@@ -74,6 +75,11 @@ pub(super) fn run(script: &Script, name: &str) -> Result<(), Fault> {
                 let became = world.upstreams[*upstream].becomes(rules.clone());
                 became.map_err(never_needed)?;
             }
+            What::Plugin(plugin, PluginStep::Becomes(rules)) => {
+                let became = world.plugins[*plugin].becomes(rules.clone());
+                became.map_err(never_needed)?;
+            }
+            What::Plugin(plugin, what) => world.plugin(*plugin, what).map_err(here)?,
             What::Client(client, what) => world.client(*client, what, &mut ids).map_err(here)?,
             What::Upstream(upstream, what) => world.upstream(*upstream, what).map_err(here)?,
             What::Wait(time) => world.pass(*time).map_err(here)?,
@@ -88,6 +94,9 @@ pub(super) fn run(script: &Script, name: &str) -> Result<(), Fault> {
     let last = script.steps.last().map_or(script.end, |step| step.line);
     for upstream in &world.upstreams {
         upstream.check_used().map_err(never_needed)?;
+    }
+    for plugin in &world.plugins {
+        plugin.check_used().map_err(never_needed)?;
     }
     world.finish(script).map_err(Fault::at(last))
 }
@@ -181,6 +190,10 @@ impl World {
             ClientStep::GetsNothing => match self.clients[client].arrived.front() {
                 None => Ok(()),
                 Some(reply) => Err(format!("expected nothing; it came:\n{}", reply.show())),
+            },
+            ClientStep::WaitsInVain => match self.clients[client].forget_questions() {
+                0 => Err("none of its questions waits".to_owned()),
+                _ => Ok(()),
             },
             ClientStep::IsClosed(closed) => {
                 let state = &mut self.clients[client];
@@ -373,7 +386,7 @@ impl World {
         while let Some(act) = acts.pop_front() {
             match act {
                 Act::After(wait) => {
-                    self.schedule(wait, Later { upstream, target, acts });
+                    self.schedule(wait, Later::Upstream { upstream, target, acts });
                     return Ok(());
                 }
                 Act::Repeat(times, inner) => {

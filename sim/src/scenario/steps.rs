@@ -9,6 +9,7 @@ use super::expect::{ExpectedQuery, ExpectedReply};
 use super::lines::{Fault, Line, Words};
 use super::message::Query;
 use super::parse::Cast;
+use super::processes::PluginStep;
 use super::rules::{Act, Pattern, Rule};
 use super::wire;
 
@@ -30,6 +31,8 @@ pub(super) enum What {
     Client(usize, ClientStep),
     /// Of the upstream of this number.
     Upstream(usize, UpstreamStep),
+    /// Of the plugin of this number.
+    Plugin(usize, PluginStep),
     /// To the configuration of this number; with a text, it is refused for that reason.
     Reload(usize, Option<String>),
     Shutdown,
@@ -67,6 +70,8 @@ pub(super) enum ClientStep {
     ReadsAgain,
     Gets(Box<ExpectedReply>),
     GetsNothing,
+    /// None of its questions will be answered: it asks no more for them.
+    WaitsInVain,
     /// Its connection was closed, or is open.
     IsClosed(bool),
 }
@@ -137,6 +142,8 @@ fn add(line: &Line, cast: &Cast, steps: &mut Vec<Step>) -> Result<(), Fault> {
         What::Client(client, client_step(line, words, cast.transport(client))?)
     } else if let Some(upstream) = cast.upstream(word) {
         What::Upstream(upstream, upstream_step(line, words)?)
+    } else if let Some(plugin) = cast.plugin(word) {
+        What::Plugin(plugin, PluginStep::parse(line, words)?)
     } else {
         line.expect_no_children()?;
         plain_step(word, &mut words, cast).map_err(here)?
@@ -161,7 +168,9 @@ fn plain_step(word: &str, words: &mut Words<'_>, cast: &Cast) -> Result<What, St
             What::Reload(config, refused.transpose()?.map(str::to_owned))
         }
         other => {
-            return Err(format!("\"{other}\" is no client, no upstream and nothing that happens"));
+            return Err(format!(
+                "\"{other}\" is no client, no upstream, no plugin and nothing that happens"
+            ));
         }
     };
     words.end()?;
@@ -227,6 +236,7 @@ fn client_step(
             words.next();
             ClientStep::GetsNothing
         }
+        "waits" if words.accept("in") && words.accept("vain") => ClientStep::WaitsInVain,
         _ if transport == Transport::Udp => {
             return Err(
                 line.fault(format!("\"{word}\" is nothing that a client of datagrams does"))

@@ -14,13 +14,14 @@ use balancedns_core::engine::{
     Accepted, CloseMode, Closed, Established, ListenerId, Origin, Security, Shared, Sizes,
     Transport,
 };
-use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
 use balancedns_core::time::Instant;
 use bytes::Bytes;
 
 use super::clients::{ClientState, Sent, next_message};
 use super::exchanges::{Exchange, Opening};
 use super::parse::{Cast, Client};
+use super::processes::{PluginAct, PluginState, PluginTarget, Process};
 use super::rules::{Act, When};
 use super::upstreams::{self, Carrier, UpstreamState};
 use crate::machine::{Input, Machine, Output};
@@ -31,12 +32,11 @@ const START: Duration = Duration::from_secs(1_000);
 const INPUTS_AT_ONCE: usize = 1_000_000;
 const SEED: [u8; 32] = [7; 32];
 
-/// Something that upstreams do later.
+/// Something that upstreams or plugins do later.
 #[derive(Debug)]
-pub(super) struct Later {
-    pub(super) upstream: usize,
-    pub(super) target: Target,
-    pub(super) acts: VecDeque<Act>,
+pub(super) enum Later {
+    Upstream { upstream: usize, target: Target, acts: VecDeque<Act> },
+    Plugin { plugin: usize, target: PluginTarget, acts: VecDeque<PluginAct> },
 }
 
 /// What an upstream reacts to.
@@ -72,6 +72,8 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) clients: Vec<ClientState>,
     pub(super) upstreams: Vec<UpstreamState>,
+    pub(super) plugins: Vec<PluginState>,
+    pub(super) processes: HashMap<ProcessHandle, Process>,
     addresses: Vec<SocketAddr>,
     pub(super) peers: Vec<Client>,
     sockets: HashMap<SocketHandle, Socket>,
@@ -99,6 +101,7 @@ impl World {
         let machine = Machine::new(&shared, Arc::clone(&snapshot), 0, SEED, now);
         let client = |client: &Client| ClientState::new(client.transport);
         let upstreams = cast.upstreams.iter();
+        let plugins = cast.plugins.iter();
         Self {
             machine,
             shared,
@@ -106,6 +109,8 @@ impl World {
             now,
             clients: cast.clients.iter().map(client).collect(),
             upstreams: upstreams.clone().map(|one| UpstreamState::new(one.rules.clone())).collect(),
+            plugins: plugins.map(|(name, rules)| PluginState::new(name, rules.clone())).collect(),
+            processes: HashMap::new(),
             addresses: upstreams.map(|one| one.address).collect(),
             peers: cast.clients.clone(),
             sockets: HashMap::new(),
@@ -227,7 +232,14 @@ impl World {
             self.now = next;
             if later == Some(next) {
                 let (_, due) = self.later.pop_first().expect("just seen");
-                self.perform(due.upstream, due.target, due.acts)?;
+                match due {
+                    Later::Upstream { upstream, target, acts } => {
+                        self.perform(upstream, target, acts)?;
+                    }
+                    Later::Plugin { plugin, target, acts } => {
+                        self.plugin_acts(plugin, target, acts)?;
+                    }
+                }
                 self.pump()?;
                 continue;
             }
@@ -242,7 +254,7 @@ impl World {
         Ok(())
     }
 
-    /// Remembers what an upstream will do.
+    /// Remembers what an upstream or a plugin will do.
     pub(super) fn schedule(&mut self, wait: Duration, later: Later) {
         self.scheduled += 1;
         self.later.insert((self.now + wait, self.scheduled), later);
@@ -286,6 +298,8 @@ impl World {
             | Input::EndOfStream(conn)
             | Input::Written(conn, _) => self.conns.contains_key(conn),
             Input::Closed(conn, _) => self.lose(*conn),
+            Input::Wrote(process, _) => self.processes.contains_key(process),
+            Input::Exited(process, _) => self.processes.remove(process).is_some(),
             Input::Datagrams(Origin::Listener(listener), _) | Input::Connects(listener, _) => {
                 !self.listeners_closed.contains(listener)
             }
@@ -345,6 +359,9 @@ impl World {
             Output::Request { exchange, conn, target, request } => {
                 self.requested(exchange, conn, &target, &request)
             }
+            Output::Start { process, command, input } => self.start(process, &command, &input),
+            Output::Feed { process, input } => self.fed(process, &input),
+            Output::Kill(process) => self.killed(process),
             Output::Cancel(exchange) => match self.exchanges.remove(&exchange) {
                 Some(Exchange { client: None, .. }) => Ok(()),
                 Some(_) | None => Err("a request was given up that is over".to_owned()),
@@ -547,6 +564,7 @@ impl World {
             ("UDP sockets are open", !self.sockets.is_empty()),
             ("connections are open", !self.conns.is_empty()),
             ("exchanges are open", !self.exchanges.is_empty()),
+            ("processes run", self.processes.values().any(|process| !process.is_killed())),
             ("connections are counted", self.shared.open_connections() != 0),
             (
                 "listeners are open",

@@ -410,6 +410,7 @@ impl World {
         let (engine, link) = self.end_exchange(number, handle);
         let link = self.links.get_mut(&link).expect("exchanges go with their link");
         link.resets += 1;
+        link.forgiven |= link.reads_not;
         let cut_off = link.resets > link.completed + RESETS_PER_CONN;
         if cut_off {
             self.excuse_link(owner);

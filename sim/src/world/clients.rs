@@ -7,9 +7,10 @@ use balancedns_core::time::Duration;
 use bytes::Bytes;
 
 use super::World;
+use super::prospects::{Inquiry, Prospects};
 use super::queue::Event;
 use crate::fault::Fault;
-use crate::generation::PROXIES;
+use crate::generation::{Asking, PROXIES};
 use crate::invariant::Broken;
 use crate::machine::{Datagram, Input};
 use crate::message::{
@@ -19,11 +20,6 @@ use crate::model::{Channel, Query, Verdict};
 
 /// On its way from a client to a listener.
 const TO_LISTENER: Duration = Duration::from_micros(50);
-
-/// Extended errors (RFC 8914 section 4) of what is refused.
-const BLOCKED: u16 = 15;
-const PROHIBITED: u16 = 18;
-const NOT_SUPPORTED: u16 = 21;
 
 /// A client, by its address.
 #[derive(Debug)]
@@ -45,6 +41,8 @@ pub(super) enum Subject {
     Name(usize),
     /// Whatever is known here: this rcode and so many answers.
     Local(Known),
+    /// A record of the configuration, by the last octet of its address.
+    Record(u8),
     /// What is refused: this rcode.
     Refused(u8),
     /// What is not even that.
@@ -54,10 +52,10 @@ pub(super) enum Subject {
 /// What is answered without asking anybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
-    rcode: u8,
-    answers: usize,
+    pub(super) rcode: u8,
+    pub(super) answers: usize,
     /// By a stage that stands behind the cache.
-    behind_cache: bool,
+    pub(super) behind_cache: bool,
 }
 
 /// A query on its way.
@@ -71,8 +69,8 @@ pub(super) struct Question {
     pub(super) message: Bytes,
     pub(super) subject: Subject,
     question_end: usize,
-    qtype: u16,
-    flags: u16,
+    pub(super) qtype: u16,
+    pub(super) flags: u16,
     edns: Option<(u16, bool)>,
     pub(super) stranger: bool,
 }
@@ -191,6 +189,9 @@ impl World {
         }
         match self.client_draw.below(100) {
             0 => Drawn::Local(LOCAL[self.client_draw.below(LOCAL.len())]),
+            1 | 2 if self.options.policies => {
+                Drawn::Local(RECORDS[self.client_draw.below(RECORDS.len())])
+            }
             _ => Drawn::Name(self.draw_name()),
         }
     }
@@ -348,8 +349,10 @@ impl World {
         owed: Option<bool>,
     ) {
         let generation = &self.generations[self.workers[engine].generation];
-        let verdict = self.verdict(engine, question);
         let by_datagram = matches!(channel, Channel::Datagram(_));
+        let inquiry = Inquiry::of(question, by_datagram);
+        let Prospects { verdict, others, asks, judged, may_be_suspended, blocks_targets } =
+            self.prospects(engine, &inquiry);
         let in_time = owed == Some(true);
         let limit = match question.edns {
             _ if !by_datagram => 65_535,
@@ -366,6 +369,17 @@ impl World {
             qtype: question.qtype,
             edns: question.edns,
             verdict,
+            others,
+            asked_name: match question.subject {
+                Subject::Name(name) => Some(name),
+                Subject::Local(_) | Subject::Record(_) | Subject::Refused(_) | Subject::Garbage => {
+                    None
+                }
+            },
+            blocks_targets,
+            judged,
+            may_be_suspended,
+            inquiry,
             generation: generation.number,
             limit,
             may_be_lost: owed.is_none(),
@@ -375,44 +389,28 @@ impl World {
             Verdict::Local(..) => {
                 matches!(question.subject, Subject::Local(known) if known.behind_cache)
             }
-            Verdict::Rcode(..) | Verdict::Silence => false,
+            Verdict::Rcode(..)
+            | Verdict::Silence
+            | Verdict::Blocked(_)
+            | Verdict::Data(..)
+            | Verdict::Record(_)
+            | Verdict::Failed
+            | Verdict::WantsTcp => false,
         };
         let worker = &mut self.workers[engine];
         worker.looked_up += u64::from(looks_up && generation.cache);
         worker.datagrams += u64::from(by_datagram && verdict != Verdict::Silence);
-        if let Verdict::Forwarded(name) = verdict {
-            self.asked_at.insert((engine, name, self.workers[engine].generation), self.now);
+        if may_be_suspended {
+            self.suspended.push_back((self.now, engine, inquiry));
+        }
+        for Asking { name, pool } in asks {
+            let number = self.workers[engine].generation;
+            self.asked_at.insert((engine, name, number, pool), self.now);
+            self.passed_names.insert(name);
             self.note_question(engine, name, question.qtype, in_time);
         }
         self.delivered += 1;
         self.model.asked(self.now, query, in_time.then_some(deadline));
-    }
-
-    fn verdict(&self, engine: usize, question: &Question) -> Verdict {
-        if question.subject == Subject::Garbage {
-            return Verdict::Silence;
-        }
-        if question.stranger {
-            return Verdict::Rcode(5, Some(PROHIBITED));
-        }
-        let generation = &self.generations[self.workers[engine].generation];
-        match question.subject {
-            Subject::Garbage => Verdict::Silence,
-            Subject::Refused(rcode) => {
-                Verdict::Rcode(rcode, matches!(rcode, 4 | 5).then_some(NOT_SUPPORTED))
-            }
-            Subject::Local(known) => Verdict::Local(known.rcode, known.answers),
-            Subject::Name(name) => {
-                let blocked = self.truth.names()[name].blocked_group;
-                if blocked == Some(generation.blocked_group()) {
-                    Verdict::Rcode(5, Some(BLOCKED))
-                } else if question.flags & RD == 0 {
-                    Verdict::Remembered(name)
-                } else {
-                    Verdict::Forwarded(name)
-                }
-            }
-        }
     }
 }
 
@@ -453,6 +451,15 @@ const LOCAL: [Local; 8] = [
     local("a.test.", types::TXT, 3, 0, true),
     local("1.0.0.10.in-addr.arpa.", 12, 3, 0, true),
     local("everything.example.", types::ANY, 0, 1, true),
+];
+
+/// Records of the configuration: hosts, what stands for many of them, an alias, and what is empty.
+const RECORDS: [Local; 5] = [
+    Local { name: "l1.lan.", qtype: types::A, subject: Subject::Record(1) },
+    Local { name: "any.of.w.lan.", qtype: types::A, subject: Subject::Record(2) },
+    Local { name: "a.lan.", qtype: types::A, subject: Subject::Record(1) },
+    local("l1.lan.", types::AAAA, 0, 0, false),
+    local("d.w.lan.", types::TXT, 0, 0, false),
 ];
 
 /// Types that names of the world are asked for.

@@ -51,6 +51,8 @@ pub(super) struct Link {
     pub(super) ended: bool,
     /// The client does not read.
     pub(super) reads_not: bool,
+    /// It has reset what it did not read, and owes nothing for that.
+    pub(super) forgiven: bool,
     /// It may end with queries unanswered.
     pub(super) excused: bool,
     /// The client has sent octets that are no query: nothing behind them is read.
@@ -223,6 +225,7 @@ impl World {
             next_at: self.now + takes,
             ended: handshake != Handshake::Done,
             reads_not: self.faults.strike(Fault::ClientReadsNot),
+            forgiven: false,
             excused: handshake != Handshake::Done,
             noise: false,
             active_at: self.now,
@@ -331,7 +334,7 @@ impl World {
         }
         if let LinkEvent::IsGone(why) = event {
             // What a worker does not read is not the client's slowness.
-            let excused = link.paused || self.generations.len() > 1;
+            let excused = link.paused || link.forgiven || self.generations.len() > 1;
             return self.checks.that(Invariant::S10, excused, || {
                 format!("the connection of {} is still open, though {why}", link.peer)
             });

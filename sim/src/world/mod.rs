@@ -7,8 +7,11 @@
 
 mod client_exchanges;
 mod clients;
+mod inspection;
 mod links;
 mod operator;
+mod processes;
+mod prospects;
 mod queue;
 mod recovery;
 mod sends;
@@ -17,7 +20,7 @@ mod server_streams;
 mod servers;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use balancedns_core::config::{ListenSocket, Snapshot};
@@ -30,6 +33,7 @@ use balancedns_core::time::{Duration, Instant};
 use self::client_exchanges::ClientExchange;
 use self::clients::Client;
 use self::links::Link;
+pub(crate) use self::prospects::{Inquiry, Prospects};
 use self::queue::{Event, Queue};
 use self::recovery::Recovering;
 use self::servers::Server;
@@ -142,13 +146,20 @@ pub struct World {
     client_draw: Draw,
     latency: Draw,
     spoofers: Draw,
+    /// What processes of plugins do.
+    processes: Draw,
     hash: KeyedState,
     /// Outputs of one input; kept for its memory.
     outputs: Vec<Output>,
     /// Outputs of an input that was given while others were being carried out.
     late_outputs: Vec<(usize, Output)>,
-    /// When an engine was last asked for a name that it has to forward, under each generation.
-    asked_at: Map<(usize, usize, usize), Instant>,
+    /// When an engine was last asked for a name that it has to forward, under each generation, in
+    /// general and for the pool.
+    asked_at: Map<(usize, usize, usize, bool), Instant>,
+    /// What may wait for a plugin, whether somebody waits for it still or not.
+    suspended: VecDeque<(Instant, usize, Inquiry)>,
+    /// Names that may have been sent to servers, and so be remembered.
+    passed_names: BTreeSet<usize>,
     /// Queries that clients have sent in the first part.
     asked: u64,
     /// Queries that reached an engine.
@@ -163,6 +174,8 @@ pub struct World {
     losing: Option<usize>,
     /// Some names that SERVFAIL was said of.
     failed_names: Vec<usize>,
+    /// The operator waits for somebody who waits for a plugin.
+    reload_waits: bool,
     /// Seconds since the beginning.
     ticks: u64,
     strict: bool,
@@ -219,10 +232,13 @@ impl World {
             client_draw: Draw::new(seed, Purpose::Clients),
             latency: Draw::new(seed, Purpose::Latency),
             spoofers: Draw::new(seed, Purpose::Spoofers),
+            processes: Draw::new(seed, Purpose::Processes),
             hash: KeyedState::new((seed, 9)),
             outputs: Vec::new(),
             late_outputs: Vec::new(),
             asked_at: Map::with_hasher(KeyedState::new((10, 10))),
+            suspended: VecDeque::new(),
+            passed_names: BTreeSet::new(),
             asked: 0,
             delivered: 0,
             replies: 0,
@@ -232,6 +248,7 @@ impl World {
             recovering: Map::with_hasher(KeyedState::new((13, 13))),
             losing: None,
             failed_names: Vec::new(),
+            reload_waits: false,
             ticks: 0,
             strict: false,
             stopping: false,
@@ -245,6 +262,7 @@ impl World {
     }
 
     fn begin(&mut self) -> Result<(), Broken> {
+        self.trace.note(self.now, || self.generations[0].lua());
         let mut habits = Draw::new(self.options.seed, Purpose::Upstreams);
         for server in &mut self.servers {
             server.no_edns = self.faults.rate(Fault::NoEdns) > 0 && habits.chance(300);
@@ -267,6 +285,7 @@ impl World {
             may_fail: weak || UPSTREAM_FAULTS.iter().any(is_on),
             odd_rcodes: is_on(&Fault::ErrorRcode),
             odd_truncation: is_on(&Fault::Truncates) || self.options.tiny_patience,
+            stopping: false,
             lateness: Duration::from_micros(lateness),
         }
     }
@@ -362,7 +381,10 @@ impl World {
             }
             Event::Socket { life, socket, failure } => self.socket_event(life, socket, failure),
             Event::Conn { life, conn, what } => self.conn_event(life, conn, what),
+            Event::Process { life, process, what } => self.process_event(life, process, what),
             Event::Tick => self.tick(),
+            Event::Reload if self.stopping || self.faults.healed() => Ok(()),
+            Event::Reload => self.reload(),
             Event::Supervise => self.supervise(),
             Event::Recovery { engine, name, ask } => self.recovery_asks(engine, name, ask),
             Event::BeStrict => {

@@ -15,7 +15,10 @@ use crate::fault::Fault;
 use crate::generation::{Files, Generation, source};
 use crate::invariant::{Broken, Invariant};
 use crate::machine::{Input, Machine};
+use crate::policy::Runtime;
 
+/// The longest that anything waits for plugins.
+const SUSPENDED: Duration = Duration::from_secs(2);
 /// Seconds between two changes of the weather.
 const WEATHER_EVERY: u64 = 5;
 impl World {
@@ -35,7 +38,12 @@ impl World {
             }
         }
         if self.faults.strike(Fault::Reload) {
-            self.reload()?;
+            // Where processes are asked there is something to begin again with.
+            let policies = self.generations.last().and_then(|one| one.policies.as_ref());
+            self.reload_waits = policies.is_some_and(|it| it.plugins.contains(&Runtime::Exec));
+            if !self.reload_waits {
+                self.reload()?;
+            }
         }
         if self.faults.strike(Fault::BadReload) {
             self.bad_reload()?;
@@ -63,11 +71,14 @@ impl World {
     fn crash(&mut self, engine: usize) -> Result<(), Broken> {
         let worker = &mut self.workers[engine];
         let Some(machine) = worker.machine.take() else { return Ok(()) };
-        worker.lost += machine.engine().sizes().waiters as u64;
+        let sizes = machine.engine().sizes();
+        worker.lost += (sizes.waiters + sizes.suspended) as u64;
         drop(machine);
         worker.sockets.clear();
         worker.conns.clear();
         worker.exchanges.clear();
+        worker.processes.clear();
+        worker.calls.forget();
         worker.connect_failed.clear();
         worker.graves.clear();
         worker.habits.forget();
@@ -156,10 +167,14 @@ impl World {
         let worker = &mut self.workers[engine];
         worker.stopped = true;
         let (sockets, conns) = (worker.sockets.len(), worker.conns.len());
+        // Who was killed may be reported later, to nobody.
+        let processes = worker.processes.values().filter(|process| !process.killed).count();
+        worker.processes.clear();
         let asked = self.stopping;
-        self.checks.that(Invariant::S17, asked && sockets + conns == 0, || {
+        self.checks.that(Invariant::S17, asked && sockets + conns + processes == 0, || {
             format!(
-                "stopped with {sockets} sockets and {conns} connections open, asked to: {asked}"
+                "stopped with {sockets} sockets and {conns} connections open and {processes} \
+                 processes, asked to: {asked}"
             )
         })?;
         self.supervisor.handle_exited(self.now, UnitId(engine), None);
@@ -168,7 +183,7 @@ impl World {
     }
 
     /// The operator changes the configuration.
-    fn reload(&mut self) -> Result<(), Broken> {
+    pub(super) fn reload(&mut self) -> Result<(), Broken> {
         let number = self.generations.len() as u64;
         let generation = Generation::draw(&self.options, number);
         let loaded = generation.load();
@@ -181,6 +196,7 @@ impl World {
         })?;
         let Ok(mut snapshot) = loaded else { return Ok(()) };
         snapshot.generation = number;
+        self.trace.note(self.now, || generation.lua());
         self.snapshot = Arc::new(snapshot);
         self.old_snapshots.push(Arc::downgrade(&self.snapshot));
         self.model.reloaded(&generation);
@@ -189,10 +205,34 @@ impl World {
             let worker = &mut self.workers[engine];
             worker.connect_failed.clear(); // other settings make another endpoint
             worker.generation = self.generations.len() - 1;
+            self.begin_again(engine);
             let snapshot = Arc::clone(&self.snapshot);
             self.feed(engine, Input::Reload(snapshot))?;
         }
         Ok(())
+    }
+
+    /// Who waits for a plugin begins again, under the new configuration.
+    fn begin_again(&mut self, engine: usize) {
+        self.workers[engine].calls.forgive();
+        let number = self.workers[engine].generation;
+        if self.generations[number].policies.is_none() {
+            return;
+        }
+        let patience = Duration::from_millis(self.generations[number].deadline_ms);
+        self.suspended.retain(|(at, ..)| self.now.since(*at) <= SUSPENDED);
+        let own = self.suspended.iter().filter(|(_, worker, _)| *worker == engine);
+        for inquiry in own.map(|(.., inquiry)| *inquiry).collect::<Vec<_>>() {
+            for asking in self.prospects(engine, &inquiry).asks {
+                let key = (engine, asking.name, number, asking.pool);
+                self.asked_at.insert(key, self.now);
+                self.passed_names.insert(asking.name);
+            }
+        }
+        for (key, inquiry) in self.model.waiting_at(engine) {
+            let prospects = self.prospects(engine, &inquiry);
+            self.model.begins_again(key, &prospects, patience);
+        }
     }
 
     /// The operator makes a mistake.
@@ -223,6 +263,7 @@ impl World {
             self.ask_by_stream(0, 5);
         }
         self.stopping = true;
+        self.model.excuses.stopping = true;
         self.model.excuses.may_fail = true;
         self.supervisor.handle_stop(self.now);
         self.supervise()?;
@@ -266,7 +307,10 @@ impl World {
         let Some(machine) = worker.machine.as_ref() else { return Ok(()) };
         let (sizes, next) = (machine.engine().sizes(), machine.engine().next_timeout());
         let nothing = sizes == balancedns_core::engine::Sizes::default() && next.is_none();
-        let nothing = nothing && worker.sockets.is_empty() && worker.conns.is_empty();
+        let nothing = nothing
+            && worker.sockets.is_empty()
+            && worker.conns.is_empty()
+            && worker.processes.is_empty();
         self.checks.that(Invariant::S17, nothing, || {
             format!(
                 "left: {sizes:?}, a timer {next:?}, {} sockets, {} connections",

@@ -4,11 +4,12 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use balancedns_core::engine::{Closed, IoFailure};
-use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
 use balancedns_core::time::Instant;
 use bytes::Bytes;
 
 use super::clients::Question;
+use super::processes::ProcessEvent;
 use super::recovery::Ask;
 
 /// One start of one worker: what belongs to an earlier start concerns nobody.
@@ -91,8 +92,12 @@ pub(super) enum Event {
     Socket { life: Life, socket: SocketHandle, failure: Option<IoFailure> },
     /// Something happens on a connection to a server.
     Conn { life: Life, conn: ConnHandle, what: ConnEvent },
+    /// Something happens with a plugin's process.
+    Process { life: Life, process: ProcessHandle, what: ProcessEvent },
     /// A second has passed for servers, workers and the operator.
     Tick,
+    /// The operator changes the configuration.
+    Reload,
     /// The supervisor's deadline.
     Supervise,
     /// A question of the time after healing.

@@ -5,6 +5,7 @@ use balancedns_core::metrics::Counter;
 use balancedns_core::time::{Duration, Instant};
 
 use super::World;
+use super::clients::Client;
 use super::queue::Event;
 use super::servers::{Outage, Server};
 use crate::generation::ZONES;
@@ -145,7 +146,9 @@ impl World {
     /// handshake and an exchange, since an upstream may be thought silent after that.
     pub(super) fn needed_ms(&self) -> u64 {
         let round_trips = if self.options.encrypted_per_mille > 0 { 8 } else { 6 };
-        round_trips * self.options.round_trip_us / 1_000 + 20
+        // An executable starts, thinks and ends.
+        let plugins = if self.options.policies { 10 } else { 0 };
+        round_trips * self.options.round_trip_us / 1_000 + 20 + plugins
     }
 
     /// One server ends for good, if there is another one for its names; then the workers do.
@@ -185,9 +188,16 @@ impl World {
         let generation = self.generations.last().expect("there is one");
         let start = self.options.seed as usize / 3;
         (0..ZONES.len()).find_map(|number| {
-            let servers = generation.best_zone(ZONES[(start + number) % ZONES.len()]);
+            let pool = self.recovery_pool();
+            let servers = generation.best_zone(ZONES[(start + number) % ZONES.len()], pool);
             (servers.len() > 1).then(|| servers[0].place)
         })
+    }
+
+    /// Whether the pool is asked for who asks after healing.
+    pub(super) fn recovery_pool(&self) -> bool {
+        let Client { address, .. } = self.clients[0];
+        self.generations.last().expect("there is one").pool_for(address)
     }
 
     /// A question of the time after healing, of one worker.
@@ -313,7 +323,7 @@ impl World {
         let generation = self.generations.last().expect("there is one");
         let text = &self.truth.names()[name].text;
         let gone = |place: usize| self.servers[place].outage;
-        let best = generation.best_zone(text);
+        let best = generation.best_zone(text, self.recovery_pool());
         let how = best.iter().find_map(|server| gone(server.place));
         if how.is_some() && best.len() == 1 {
             return Ok(()); // zones come before health

@@ -94,12 +94,13 @@ impl World {
         let generation = &self.generations[worker.generation];
         let text = &self.truth.names()[name].text;
         let number = generation.number;
-        let blocked = self.truth.names()[name].blocked_group == Some(generation.blocked_group());
-        let current =
-            !blocked && generation.server(place).is_some_and(|server| server.serves(text));
+        let is_blocked = generation.policies.is_none()
+            && self.truth.names()[name].blocked_group == Some(generation.blocked_group());
+        let current = !is_blocked && self.may_ask(engine, name, worker.generation, place);
+        let pool = self.recovery_pool();
         if let Some(recovering) = self.recovering.get_mut(&name).filter(|it| !it.answered) {
             recovering.sends += 1;
-            let first = generation.route(text).first().map(|server| server.place);
+            let first = generation.route(text, pool).first().map(|server| server.place);
             if self.strict && !recovering.ask.is_of_outage() {
                 self.checks.that(Invariant::L1, first == Some(place), || {
                     format!("{text} was asked of server {place}, not of {first:?}, after healing")
@@ -112,7 +113,19 @@ impl World {
             self.checks.count(Invariant::S14, u64::from(number > 0));
             return Ok(());
         }
-        self.check_earlier(engine, place, name, blocked)
+        self.check_earlier(engine, place, name, is_blocked)
+    }
+
+    /// Whether a server may be asked for a name under a generation: it serves its zone, and where there
+    /// are plugins somebody's question has come through them that goes to its pool.
+    fn may_ask(&self, engine: usize, name: usize, number: usize, place: usize) -> bool {
+        let generation = &self.generations[number];
+        let text = &self.truth.names()[name].text;
+        let server = generation.server(place).filter(|server| server.serves(text));
+        server.is_some_and(|server| {
+            generation.policies.is_none()
+                || self.asked_at.contains_key(&(engine, name, number, server.pool))
+        })
     }
 
     /// A query of an earlier generation, for a question that came in its time; its client may have
@@ -133,9 +146,11 @@ impl World {
             let attempts = generation.servers.iter().map(|server| server.timeout_ms);
             let longest = attempts.max().unwrap_or(0).max(generation.deadline_ms);
             let deadline = Duration::from_millis(longest) + self.model.excuses.lateness;
-            let asked_at = self.asked_at.get(&(engine, name, earlier));
-            asked_at.is_some_and(|at| self.now <= *at + deadline)
-                && generation.server(place).is_some_and(|server| server.serves(text))
+            let server = generation.server(place).filter(|server| server.serves(text));
+            server.is_some_and(|server| {
+                let asked_at = self.asked_at.get(&(engine, name, earlier, server.pool));
+                asked_at.is_some_and(|at| self.now <= *at + deadline)
+            })
         });
         let broken = match (blocked, generation.server(place)) {
             (true, _) => Invariant::S7,

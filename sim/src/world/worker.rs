@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use balancedns_core::engine::{Established, IoFailure, Origin, Sizes};
-use balancedns_core::handle::{ConnHandle, ExchangeHandle, SocketHandle};
+use balancedns_core::engine::{Established, IoFailure, Origin, ProcessExit};
+use balancedns_core::handle::{ConnHandle, ExchangeHandle, ProcessHandle, SocketHandle};
 use balancedns_core::hash::{KeyedState, Map};
 use balancedns_core::limits;
 use balancedns_core::metrics::Counter;
@@ -12,6 +12,7 @@ use balancedns_core::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::World;
+use super::processes::{Calls, Process};
 use super::queue::{Event, Life};
 use super::sends::{Habits, SocketState};
 use super::server_streams::{ConnectFailed, ServerConn};
@@ -30,7 +31,7 @@ const FAILED_NAMES: usize = 8;
 const STEPS_AT_ONCE: u64 = 200_000;
 
 /// Rcodes that replies are counted by, the last for all others.
-const RCODES: [(Option<u8>, Counter); 7] = [
+pub(super) const RCODES: [(Option<u8>, Counter); 7] = [
     (Some(0), Counter::RepliesNoError),
     (Some(1), Counter::RepliesFormErr),
     (Some(2), Counter::RepliesServFail),
@@ -46,6 +47,7 @@ pub(super) enum End {
     Socket(SocketHandle),
     Conn(ConnHandle),
     Exchange(ExchangeHandle),
+    Process(ProcessHandle),
 }
 
 /// An HTTP exchange: the connection that carries it, and its number if it is a client's.
@@ -82,13 +84,15 @@ pub(super) struct Worker {
     pub(super) sockets: Map<SocketHandle, SocketState>,
     pub(super) conns: Map<ConnHandle, Conn>,
     pub(super) exchanges: Map<ExchangeHandle, Exchange>,
+    pub(super) processes: Map<ProcessHandle, Process>,
+    pub(super) calls: Calls,
     /// Connects to an address that came to nothing.
     pub(super) connect_failed: Map<SocketAddr, ConnectFailed>,
     pub(super) graves: Vec<End>,
     pub(super) habits: Habits,
     /// Replies by their rcode, and those that were cut off.
-    replies: [u64; RCODES.len()],
-    truncated: u64,
+    pub(super) replies: [u64; RCODES.len()],
+    pub(super) truncated: u64,
     /// Queries by datagram that are no garbage.
     pub(super) datagrams: u64,
     pub(super) probes_before_outage: Option<u64>,
@@ -96,7 +100,7 @@ pub(super) struct Worker {
     pub(super) looked_up: u64,
     /// Queries that waited when the worker ended in a panic, in all its lives.
     pub(super) lost: u64,
-    steps: u64,
+    pub(super) steps: u64,
     steps_now: (Instant, u64),
 }
 
@@ -114,6 +118,8 @@ impl Worker {
             sockets: Map::with_hasher(KeyedState::new((6, 6))),
             conns: Map::with_hasher(KeyedState::new((7, 7))),
             exchanges: Map::with_hasher(KeyedState::new((14, 14))),
+            processes: Map::with_hasher(KeyedState::new((17, 17))),
+            calls: Calls::new(),
             connect_failed: Map::with_hasher(KeyedState::new((8, 8))),
             graves: Vec::new(),
             habits: Habits::new(),
@@ -157,6 +163,7 @@ impl Worker {
                 self.exchanges.retain(|_, exchange| exchange.conn != conn);
             }
             End::Exchange(exchange) => drop(self.exchanges.remove(&exchange)),
+            End::Process(process) => drop(self.processes.remove(&process)),
         }
         if self.graves.len() < GRAVES {
             self.graves.push(end);
@@ -250,6 +257,11 @@ impl World {
                 self.workers[engine].listens = false;
                 Ok(())
             }
+            Output::Start { process, command, input } => {
+                self.start_process(engine, process, &command, &input)
+            }
+            Output::Feed { process, input } => self.feed_process(engine, process, &input),
+            Output::Kill(process) => self.kill_process(engine, process),
             Output::Report(_) => Ok(()),
             Output::Stopped => self.worker_stopped(engine),
         }
@@ -265,6 +277,7 @@ impl World {
     ) -> Result<(), Broken> {
         let Self { model, truth, checks, now, .. } = self;
         let outcome = model.replied(*now, engine, channel, from, message, truth, checks)?;
+        self.check_call(engine, &outcome)?;
         self.replies += 1;
         let worker = &mut self.workers[engine];
         let place = RCODES.iter().position(|(rcode, _)| *rcode == Some(outcome.rcode));
@@ -274,6 +287,7 @@ impl World {
             self.servfails += 1;
             if let Some(name) = outcome.name
                 && !matches!(self.truth.names()[name].kind, Kind::Broken | Kind::Denied)
+                && self.truth.names()[name].ruled.is_none()
                 && self.failed_names.len() < FAILED_NAMES
                 && !self.failed_names.contains(&name)
             {
@@ -282,7 +296,14 @@ impl World {
         }
         match outcome.name {
             Some(name) => self.recovered(engine, name, outcome.rcode),
-            None => Ok(()),
+            None => {
+                // Answered, if not by a server.
+                let asked = outcome.asked_name.and_then(|name| self.recovering.get_mut(&name));
+                if let Some(recovering) = asked {
+                    recovering.answered = true;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -448,6 +469,10 @@ impl World {
                 3 => Input::Answered(exchange, Box::default()),
                 _ => Input::Failed(exchange, IoFailure::Reset),
             },
+            End::Process(process) => match draw.below(2) {
+                0 => Input::Wrote(process, Bytes::from_static(b"{\"action\":\"BLOCK\"}\n")),
+                _ => Input::Exited(process, ProcessExit::Signal(9)),
+            },
         };
         let dead = |machine: &Machine| machine.metrics().counters.value(Counter::DeadHandles);
         let before = (dead(machine), machine.engine().sizes(), machine.engine().next_timeout());
@@ -470,97 +495,6 @@ impl World {
         let steps = worker.steps_now.1;
         self.checks.that(Invariant::S12, steps < STEPS_AT_ONCE, || {
             format!("{steps} inputs without any time passing")
-        })
-    }
-
-    /// Looks into an engine: after each step if the world is tiny, else now and then.
-    fn inspect(&mut self, engine: usize) -> Result<(), Broken> {
-        let every = if self.options.is_tiny() { 1 } else { 1_000 };
-        if self.workers[engine].steps.is_multiple_of(every) {
-            self.inspect_now(engine)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn inspect_now(&mut self, engine: usize) -> Result<(), Broken> {
-        let worker = &self.workers[engine];
-        let Some(machine) = worker.machine.as_ref() else { return Ok(()) };
-        let sizes = machine.engine().sizes();
-        let Sizes { fetches, waiters, sockets, client_conns, upstream_conns, exchanges, .. } =
-            sizes;
-        let conns = client_conns + upstream_conns;
-        let bounded = fetches <= limits::FETCHES
-            && waiters <= limits::WAITERS
-            && sockets <= limits::SOCKETS
-            && conns <= limits::CONNS;
-        // A connection that waits for its back-off is not yet asked for.
-        let same = sockets == worker.sockets.len()
-            && conns >= worker.conns.len()
-            && exchanges == worker.exchanges.len();
-        self.checks.that(Invariant::S16, bounded && same, || {
-            format!(
-                "{sizes:?}, with {} sockets, {} connections and {} exchanges here",
-                worker.sockets.len(),
-                worker.conns.len(),
-                worker.exchanges.len()
-            )
-        })?;
-        let audit = machine
-            .engine()
-            .audit()
-            .map_err(|disagreement| Broken::new(Invariant::S16, disagreement.to_string()))?;
-        let looked_at = [
-            (Invariant::S9, audit.ids),
-            (Invariant::S10, audit.endpoints + audit.exchanges),
-            (Invariant::S11, audit.fetches),
-            (
-                Invariant::S16,
-                audit.sockets + audit.client_conns + audit.upstream_conns + audit.timers,
-            ),
-        ];
-        for (invariant, times) in looked_at {
-            self.checks.count(invariant, times as u64);
-        }
-        let cache = &self.shared.cache;
-        let (counted, account) = (cache.recount(), (cache.len(), cache.bytes()));
-        let generation = &self.generations[0];
-        let fits = account.0 <= generation.capacity && account.1 <= generation.max_bytes;
-        self.checks.that(Invariant::S16, counted == account && fits, || {
-            format!("the cache holds {counted:?} entries and octets, its account says {account:?}")
-        })?;
-        self.check_sockets(engine)?;
-        self.check_counters(engine)
-    }
-
-    fn check_counters(&mut self, engine: usize) -> Result<(), Broken> {
-        use Counter as C;
-        let worker = &self.workers[engine];
-        let Some(machine) = worker.machine.as_ref() else { return Ok(()) };
-        let value = |counter| machine.metrics().counters.value(counter);
-        let replies: u64 = RCODES.iter().map(|(_, counter)| value(*counter)).sum();
-        let waiting = machine.engine().sizes().waiters as u64;
-        let ended = replies + value(C::DroppedClientGone) + waiting + worker.lost;
-        let queries = value(C::Queries);
-        self.checks.that(Invariant::S23, queries == ended, || {
-            format!("{queries} queries, but {ended} replies, drops and those in flight")
-        })?;
-        if self.options.stream_per_mille > 0 {
-            return Ok(()); // what was read from a connection may wait to be looked at
-        }
-        let counted = RCODES.map(|(_, counter)| value(counter));
-        let same = counted == worker.replies
-            && value(C::RepliesTruncated) == worker.truncated
-            && value(C::QueriesUdp) == worker.datagrams;
-        self.checks.that(Invariant::S23, same, || {
-            format!(
-                "replies {:?} were counted as {counted:?}, {} cut off, {} queries by datagram",
-                worker.replies, worker.truncated, worker.datagrams
-            )
-        })?;
-        let (hits, misses) = (value(C::CacheHits), value(C::CacheMisses));
-        let looked_up = worker.looked_up;
-        self.checks.that(Invariant::S23, hits + misses == looked_up, || {
-            format!("{looked_up} look-ups, but {hits} hits and {misses} misses")
         })
     }
 }

@@ -187,6 +187,8 @@ impl World {
             | Input::Connects(..)
             | Input::Closed(..)
             | Input::Opens(..)
+            | Input::Wrote(..)
+            | Input::Exited(..)
             | Input::Timeout
             | Input::Reload(_)
             | Input::Shutdown => true,
@@ -293,6 +295,8 @@ impl World {
             | Input::Written(..)
             | Input::Opens(..)
             | Input::Body(..)
+            | Input::Wrote(..)
+            | Input::Exited(..)
             | Input::Timeout
             | Input::Reload(_)
             | Input::Shutdown => {}
@@ -401,6 +405,9 @@ impl World {
             Output::Stopped => {
                 assert!(!self.stopped, "stopped twice");
                 self.stopped = true;
+            }
+            Output::Start { .. } | Output::Feed { .. } | Output::Kill(_) => {
+                panic!("no plugin is configured")
             }
             Output::Report(event) => assert!(!event.name().is_empty()),
             Output::NotAccepted(_) | Output::CloseListener(_) => {}
