@@ -73,13 +73,13 @@ bugs! {
         "The pool or upstream that a plugin has chosen is not the one that is asked.";
     PluginNeverDisabled "plugin-never-disabled" "S25",
         "A plugin is asked again however often it has failed.";
-    PolicyFailsOpen "policy-fails-open" "S25",
+    PolicyFailsOpen "policy-fails-open" "S7, S15, S25",
         "A question whose plugin has failed goes on, whatever `on_error` says.";
     PluginDeadlineIgnored "plugin-deadline-ignored" "S2, S26",
         "A plugin's process may take any time.";
     ProcessLeaked "process-leaked" "S17",
         "A process that has ended badly keeps its place.";
-    AliasLost "alias-lost" "S4, S5",
+    AliasLost "alias-lost" "S4, S5, S6, S7",
         "The answer to a rewritten question lacks the CNAME that leads to it.";
     CallWaiterForgotten "call-waiter-forgotten" "S1, S2, S16, S23",
         "Of those who share a call to a plugin only the first hears of its verdict.";
@@ -93,7 +93,7 @@ bugs! {
         "Blocked questions are refused, whatever the mode.";
     VmOutlivesError "vm-outlives-error" "S5, S6, S7, S25",
         "A script that has failed goes on in the VM in which it has.";
-    NonsenseForwards "nonsense-forwards" "S7, S25",
+    NonsenseForwards "nonsense-forwards" "S7, S15, S25",
         "A verdict of a process that cannot be read lets the question go on.";
     GenerationIgnored "generation-ignored" "S1, S18, S22",
         "An event for what has ended reaches whoever has its slot now.";

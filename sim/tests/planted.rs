@@ -70,6 +70,21 @@ found! {
     exchange_with_id: ExchangeWithId within 10,
     exchange_not_cancelled: ExchangeNotCancelled within 40,
     tls_left_out: TlsLeftOut within 10,
+    marks_never_renewed: MarksNeverRenewed within 600,
+    leads_unchecked: LeadsUnchecked within 40,
+    choice_ignored: ChoiceIgnored within 40,
+    plugin_never_disabled: PluginNeverDisabled within 150,
+    policy_fails_open: PolicyFailsOpen within 40,
+    plugin_deadline_ignored: PluginDeadlineIgnored within 40,
+    process_leaked: ProcessLeaked within 40,
+    alias_lost: AliasLost within 40,
+    call_waiter_forgotten: CallWaiterForgotten within 150,
+    not_begun_again: NotBegunAgain within 300,
+    process_outlives_stop: ProcessOutlivesStop within 40,
+    group_of_everybody: GroupOfEverybody within 40,
+    block_mode_ignored: BlockModeIgnored within 40,
+    vm_outlives_error: VmOutlivesError within 40,
+    nonsense_forwards: NonsenseForwards within 150,
 }
 
 #[test]
