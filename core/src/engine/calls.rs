@@ -101,6 +101,7 @@ impl Engine {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "who is turned away is moved once")]
     fn call(
         &mut self,
         now: Instant,
@@ -141,6 +142,7 @@ impl Engine {
     }
 
     /// Joins a call that asks the same and takes no longer than until then.
+    #[expect(clippy::result_large_err, reason = "who is turned away is moved once")]
     fn join_call(
         &mut self,
         plugin: usize,

@@ -47,7 +47,6 @@ impl Client {
 
 /// What a question led to.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once; a box would cost a miss an allocation")]
 pub(super) enum Verdict<'m> {
     /// A reply of this many octets was written, and is still to be counted.
     Reply(Written<'m>),
