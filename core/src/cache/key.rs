@@ -10,7 +10,7 @@ use std::fmt;
 use crate::hash::KeyedState;
 use crate::limits::NAME_OCTETS;
 use crate::planted::{Bug, is_planted};
-use crate::upstream::Route;
+use crate::upstream::{Route, Way};
 use crate::wire::{DisplayName, RecordClass, RecordType};
 
 /// Octets before the scope: hash, flags, class, type, length of the scope.
@@ -33,6 +33,8 @@ const DNSSEC_OK: u8 = 1;
 const CHECKING_DISABLED: u8 = 2;
 /// The bit for a route that is not the general one.
 const ROUTED: u8 = 4;
+/// The bit for a question that plugins were not asked about.
+const PAST_POLICY: u8 = 8;
 
 /// The EDNS Client Subnet prefix that an answer is for (RFC 7871 section 6).
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -70,12 +72,14 @@ impl Key {
         dnssec_ok: bool,
         checking_disabled: bool,
         scope: Option<Scope<'_>>,
-        route: Route,
+        way: impl Into<Way>,
     ) -> Self {
+        let Way { route, past_policy } = way.into();
         let dnssec_ok = dnssec_ok && !is_planted(Bug::DnssecOkNotInKey);
         let flags = if dnssec_ok { DNSSEC_OK } else { 0 }
             | if checking_disabled { CHECKING_DISABLED } else { 0 }
-            | if route == Route::General { 0 } else { ROUTED };
+            | if route == Route::General { 0 } else { ROUTED }
+            | if past_policy { PAST_POLICY } else { 0 };
         let mut builder = Builder { octets: [0; KEY_OCTETS], len: 8 };
         builder.put(&[flags]);
         builder.put(&record_class.0.to_be_bytes());
@@ -222,6 +226,9 @@ mod tests {
             Key::new(&HASH, &name, RecordType::A, RecordClass::IN, false, false, None, route)
         };
         let (a, inet) = (RecordType::A, RecordClass::IN);
+        let way = Way { route: Route::General, past_policy: true };
+        let past_policy =
+            Key::new(&HASH, &name, RecordType::A, RecordClass::IN, false, false, None, way);
         let keys = [
             new(a, inet, false, false, None),
             new(RecordType(65), inet, false, false, None),
@@ -239,6 +246,7 @@ mod tests {
             routed(Route::Pool(1)),
             routed(Route::Upstream(0)),
             routed(Route::Upstream(256)),
+            past_policy,
         ];
         for (at, one) in keys.iter().enumerate() {
             assert_eq!(one.name(), name);

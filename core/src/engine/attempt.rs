@@ -190,7 +190,7 @@ impl Engine {
 
     pub(super) fn arm_fetch(&mut self, handle: FetchHandle) {
         let fetch = self.fetches.get(handle).expect("the caller has the fetch");
-        let next = fetch.deadline.min(fetch.attempt.deadline);
+        let next = fetch.next_deadline().min(fetch.attempt.deadline);
         let next = fetch.attempt.overdue_at.map_or(next, |at| at.min(next));
         self.timers.set(fetch.timer, next);
     }
@@ -210,6 +210,11 @@ impl Engine {
             };
             return self.attempt_failed(now, handle, failure, out);
         }
+        if now >= fetch.next_deadline() {
+            // Not the one who started it: whose deadline is the fetch's own.
+            self.tell_impatient(now, handle, out);
+        }
+        let Some(fetch) = self.fetches.get(handle) else { return };
         if fetch.attempt.overdue_at.is_some_and(|at| now >= at) {
             return self.overdue(now, handle, out);
         }

@@ -141,7 +141,7 @@ impl Auditor<'_> {
         }
         self.attempt(handle, fetch)?;
         let attempt = &fetch.attempt;
-        let next = fetch.deadline.min(attempt.deadline);
+        let next = fetch.next_deadline().min(attempt.deadline);
         let next = attempt.overdue_at.map_or(next, |at| at.min(next));
         let armed = self.take_timer(fetch.timer, Due::Fetch(handle))?;
         agree(armed, Some(next), format_args!("when to look at fetch {handle:?}"))

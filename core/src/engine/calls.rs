@@ -91,7 +91,8 @@ impl Engine {
         out: &mut Out<'_>,
     ) {
         let Forward { asker, course } = forward;
-        let waiter = Waiter::new(&asker, client, reply_to, arrived, None);
+        let deadline = arrived + self.snapshot.routing.deadline;
+        let waiter = Waiter::new(&asker, client, reply_to, arrived, deadline, None);
         let suspended = Suspended { waiter, course: Box::new(course) };
         if self.has_stopped() {
             return self.shed(now, suspended.waiter, Reason::Stopping, out);
@@ -126,7 +127,7 @@ impl Engine {
             return Err((suspended, PolicyError::Busy));
         }
         // A client that has waited elsewhere already does not wait here beyond its own deadline.
-        let by = (suspended.waiter.arrived + self.snapshot.routing.deadline).min(now + timeout);
+        let by = suspended.waiter.deadline.min(now + timeout);
         let suspended = match self.join_call(plugin, &question, by, suspended) {
             Ok(()) => return Ok(()),
             Err(suspended) => suspended,

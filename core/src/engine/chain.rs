@@ -17,7 +17,7 @@ use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
 use crate::policy::{BlockSet, Group, PolicyError, PolicyVerdict, Reason};
 use crate::time::Instant;
-use crate::upstream::Route;
+use crate::upstream::{Route, Way};
 use crate::wire::{
     Asker, ClientSubnet, Flags, Rcode, RecordClass, ReplySettings, ResponseView, limit_ttls,
     write_answer, write_local, write_rcode,
@@ -78,7 +78,7 @@ impl<'a> Desk<'a> {
             let step = match stage {
                 Stage::Blacklist => self.blacklist(who, &course, &asker, reply),
                 Stage::Hosts => self.local_names(who, &mut course, &asker, reply),
-                Stage::Cache => self.cached(now, who, &course, &asker, reply),
+                Stage::Cache => self.cached(now, who, &mut course, &asker, reply),
                 Stage::Policy => self.policy(now, who, &mut course, &asker, reply),
                 Stage::Upstream => self.upstream(&course, &asker, reply),
             };
@@ -179,7 +179,11 @@ impl<'a> Desk<'a> {
     /// Makes the key, and what is told of the client's network, those of this name.
     pub(super) fn renew(&self, who: Who<'_>, course: &mut Course, name: &[u8]) {
         course.subnet = self.client_subnet(who.client, course.said, name, course.route);
-        course.key = Key::new(
+        course.key = self.key(course, name, course.past_policy);
+    }
+
+    fn key(&self, course: &Course, name: &[u8], past_policy: bool) -> Key {
+        Key::new(
             &self.shared.hash,
             name,
             course.record_type,
@@ -187,8 +191,8 @@ impl<'a> Desk<'a> {
             course.dnssec_ok,
             course.checking_disabled,
             course.subnet.as_ref().map(ClientSubnet::scope),
-            course.route,
-        );
+            Way { route: course.route, past_policy },
+        )
     }
 
     /// What is told of the client's network, as the first upstream for the name wants it that wants it
@@ -225,13 +229,35 @@ impl<'a> Desk<'a> {
         &self,
         now: Instant,
         who: Who<'_>,
-        course: &Course,
+        course: &mut Course,
         asker: &Asker<'_>,
         reply: &mut [u8],
     ) -> Step {
         if !self.snapshot.cache.enabled {
             return Step::On;
         }
+        let mut found = self.find(now, who, course, asker, reply);
+        if found.is_none() && course.past_policy {
+            // What plugins have let through serves rewritten questions too.
+            let let_through = self.key(course, course.key.name(), false);
+            let own = std::mem::replace(&mut course.key, let_through);
+            found = self.find(now, who, course, asker, reply);
+            course.key = own;
+        }
+        let hit = found.is_some();
+        self.counters.count(if hit { Counter::CacheHits } else { Counter::CacheMisses });
+        found.map_or(Step::On, Step::Answered)
+    }
+
+    /// Answers from what the cache has under the present key.
+    fn find(
+        &self,
+        now: Instant,
+        who: Who<'_>,
+        course: &Course,
+        asker: &Asker<'_>,
+        reply: &mut [u8],
+    ) -> Option<Answered> {
         let is_plain = course.detour.is_direct();
         let found = self.shared.cache.lookup(&course.key, now, |answer| {
             let known =
@@ -244,18 +270,12 @@ impl<'a> Desk<'a> {
                 known => Err((answer.bytes().to_vec(), known)),
             }
         });
-        self.counters.count(if found.is_some() {
-            Counter::CacheHits
-        } else {
-            Counter::CacheMisses
-        });
-        match found {
-            None => Step::On,
-            Some(Ok(answered)) => Step::Answered(answered),
-            Some(Err((packed, known))) => Step::Answered(
-                self.cached_otherwise(now, who, course, asker, &packed, known, reply),
-            ),
-        }
+        Some(match found? {
+            Ok(answered) => answered,
+            Err((packed, known)) => {
+                self.cached_otherwise(now, who, course, asker, &packed, known, reply)
+            }
+        })
     }
 
     fn write_cached(
@@ -367,13 +387,17 @@ impl<'a> Desk<'a> {
         ReplySettings { udp_size: self.snapshot.listen.udp_size }
     }
 
+    /// The place of the cache in the chain, if it stands before the plugins: what it has is then given
+    /// out without asking them.
+    pub(super) fn cache_before_policy(&self) -> Option<usize> {
+        let place = |wanted| self.snapshot.chain.iter().position(|stage| *stage == wanted);
+        let (cache, policy) = (place(Stage::Cache)?, place(Stage::Policy)?);
+        (cache < policy && self.snapshot.cache.enabled).then_some(cache)
+    }
+
     /// Whether plugins are told who asks: not while an answer that one client got is given to others.
     pub(super) fn tells_clients(&self) -> bool {
-        let place = |wanted| self.snapshot.chain.iter().position(|stage| *stage == wanted);
-        match (place(Stage::Cache), place(Stage::Policy)) {
-            (Some(cache), Some(policy)) => policy < cache || !self.snapshot.cache.enabled,
-            (None, _) | (_, None) => true,
-        }
+        self.cache_before_policy().is_none()
     }
 
     /// Where a client's own transport matters.

@@ -19,6 +19,8 @@ pub(super) struct Course {
     pub(super) subnet: Option<ClientSubnet>,
     /// Who may be asked.
     pub(super) route: Route,
+    /// A plugin has put this question in place of the client's, and was not asked about it.
+    pub(super) past_policy: bool,
     /// How it came from the client's question to this one.
     pub(super) detour: Detour,
     /// The place of the stage in the chain that comes next.

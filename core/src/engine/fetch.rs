@@ -76,6 +76,12 @@ impl Fetch {
         self.candidates[self.cursor]
     }
 
+    /// When somebody who waits for it is to be told that nothing has come. Who joined it after having
+    /// waited for a plugin may have less time left than who started it.
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.waiters.iter().map(|waiter| waiter.deadline).fold(self.deadline, Instant::min)
+    }
+
     /// How many candidates have not been asked yet.
     pub(super) fn never_asked(&self) -> u32 {
         let behind = self.candidates.len().saturating_sub(self.cursor + 1);
@@ -183,6 +189,8 @@ pub(super) struct Waiter {
     limit: usize,
     options: ReplyOptions,
     pub(super) arrived: Instant,
+    /// When it is told that nothing has come.
+    pub(super) deadline: Instant,
     /// How its answer differs from what is found; `None` if it does not.
     detour: Option<Box<Detour>>,
 }
@@ -193,6 +201,7 @@ impl Waiter {
         client: Client,
         reply_to: ReplyTo,
         arrived: Instant,
+        deadline: Instant,
         detour: Option<Box<Detour>>,
     ) -> Self {
         Self {
@@ -205,6 +214,7 @@ impl Waiter {
             limit: asker.limit,
             options: asker.options,
             arrived,
+            deadline,
             detour,
         }
     }
@@ -235,7 +245,8 @@ impl Engine {
         let Forward { asker, course } = forward;
         let ttl = course.detour.ttl;
         let detour = (!course.detour.is_none()).then(|| Box::new(course.detour));
-        let waiter = Waiter::new(&asker, client, reply_to, arrived, detour);
+        let deadline = arrived + self.snapshot.routing.deadline;
+        let waiter = Waiter::new(&asker, client, reply_to, arrived, deadline, detour);
         if self.has_stopped() {
             return self.shed(now, waiter, Reason::Stopping, out);
         }
@@ -252,6 +263,9 @@ impl Engine {
                 fetch.waiters.push(waiter);
                 self.waiters += 1;
                 self.metrics.counters.count(Counter::Coalesced);
+                if deadline < fetch.deadline {
+                    self.arm_fetch(handle);
+                }
             } else {
                 self.report_limit(now, Counter::LimitWaiters, "waiters of one fetch");
                 self.shed(now, waiter, Reason::Overload, out);
@@ -275,7 +289,6 @@ impl Engine {
         };
         self.probe_who_is_down(now, &asked, &candidates[..of_best_zone], out);
         let hash = asked.key.hash();
-        let deadline = arrived + self.snapshot.routing.deadline;
         let Some(handle) = self.start_fetch(now, Purpose::Clients, asked, candidates, deadline)
         else {
             return self.shed(now, waiter, Reason::Overload, out); // a probe has taken the last place
@@ -494,6 +507,19 @@ impl Engine {
         }
         for waiter in fetch.waiters {
             self.deliver_rcode(now, waiter, rcode, reason, out);
+        }
+    }
+
+    /// Tells those whose own time is over that nothing has come; the others go on waiting.
+    pub(super) fn tell_impatient(&mut self, now: Instant, handle: FetchHandle, out: &mut Out<'_>) {
+        let Some(fetch) = self.fetches.get_mut(handle) else { return };
+        let waiters = std::mem::take(&mut fetch.waiters);
+        let (over, waiting): (Vec<_>, _) =
+            waiters.into_iter().partition(|waiter| waiter.deadline <= now);
+        fetch.waiters = waiting;
+        self.waiters -= over.len();
+        for waiter in over {
+            self.deliver_rcode(now, waiter, Rcode::SERVFAIL, Reason::TimedOut, out);
         }
     }
 

@@ -45,15 +45,22 @@ impl Desk<'_> {
             }
         }
         course.policy.done = true;
-        match course.policy.rewritten.take() {
-            None => Step::On,
-            Some(to)
-                if to.name.as_wire() == course.key.name()
-                    && to.record_type == course.record_type =>
-            {
+        let unchanged = |to: &Rewritten| {
+            to.name.as_wire() == course.key.name() && to.record_type == course.record_type
+        };
+        let cache = self.cache_before_policy();
+        match course.policy.rewritten.take().filter(|to| !unchanged(to)) {
+            Some(to) => {
+                course.past_policy = cache.is_some() && !is_planted(Bug::RewriteOpensDoor);
+                self.restart(who, course, asker, to, REWRITE_TTL, reply)
+            }
+            None => {
+                // What others have answered is kept beside what the cache was asked for.
+                if let Some(cache) = cache.filter(|_| course.route != who.group.route) {
+                    course.stage = cache;
+                }
                 Step::On
             }
-            Some(to) => self.restart(who, course, asker, to, REWRITE_TTL, reply),
         }
     }
 

@@ -173,6 +173,7 @@ impl Desk<'_> {
             said,
             subnet,
             route,
+            past_policy: false,
             detour: Detour::default(),
             stage: 0,
             policy: PolicyProgress::default(),

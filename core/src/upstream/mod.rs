@@ -19,6 +19,6 @@ pub(crate) use endpoint::Endpoint;
 pub(crate) use host_name::{Family, HostName, RoundEnd};
 pub(crate) use ids::{IdTable, Owner};
 pub(crate) use letter_case::spell;
-pub use route::Route;
+pub use route::{Route, Way};
 pub use routes::Routes;
 pub(crate) use socket::UpstreamSocket;

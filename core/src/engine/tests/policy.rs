@@ -136,9 +136,42 @@ fn a_rewritten_question_keeps_its_name_and_gets_a_cname() {
         );
     }
     assert_eq!(world.count(Counter::CacheHits), 1);
-    // Who asks for the new name itself shares the answer.
-    assert_eq!(world.reply_to(&query(2, "new.example")), "NOERROR | new.example. 300 A 192.0.2.7");
     world.engine.audit().expect("agrees");
+}
+
+/// Behind the cache plugins are asked about what is not in it. What was fetched for a rewritten question
+/// must not be in it for who asks for that name: nobody has asked the plugins about it.
+#[test]
+fn a_rewritten_question_opens_no_door_past_the_policy() {
+    let text = "function handle(q)
+        if q.domain == 'old.example.' then
+            return { action = 'rewrite', rewrite_domain = 'new.example' }
+        end
+        if q.domain == 'new.example.' then return 'BLOCK' end
+    end";
+    for chain in [None, Some(BEFORE_CACHE)] {
+        let mut snapshot = scripts(&[text], |_| {});
+        snapshot.chain = chain.map_or(snapshot.chain, Vec::from);
+        let mut world = World::new(snapshot);
+        assert_eq!(world.reply_to(&query(1, "new.example")), "REFUSED");
+        world.ask(&query(2, "old.example"));
+        world.answer_next(&[("new.example", 300, a(7))]);
+        assert!(world.reply().ends_with("new.example. 300 A 192.0.2.7"));
+        assert_eq!(world.reply_to(&query(3, "new.example")), "REFUSED");
+        assert!(world.reply_to(&query(4, "old.example")).ends_with("192.0.2.7"), "from the cache");
+    }
+}
+
+/// Behind the cache too, what a chosen pool has answered is found again.
+#[test]
+fn a_choice_behind_the_cache_is_cached() {
+    let text = "function handle(q) return { action = 'FORWARD', pool = 'pooled' } end";
+    let mut world = World::new(scripts(&[text], |_| {}));
+    world.ask(&query(1, "www.example"));
+    world.answer_next(&[("www.example", 60, a(2))]);
+    assert_eq!(world.reply(), "NOERROR | www.example. 60 A 192.0.2.2");
+    assert_eq!(world.reply_to(&query(2, "www.example")), "NOERROR | www.example. 60 A 192.0.2.2");
+    assert_eq!(world.count(Counter::CacheHits), 1);
 }
 
 #[test]
@@ -165,7 +198,9 @@ fn a_rewritten_name_meets_blacklist_and_hosts() {
 /// A negative answer keeps the TTL that it has under its own name.
 #[test]
 fn a_rewritten_question_gets_a_negative_answer_with_its_ttl() {
-    let mut world = world(REWRITE);
+    let mut snapshot = scripts(&[REWRITE], |_| {});
+    snapshot.chain = BEFORE_CACHE.to_vec();
+    let mut world = World::new(snapshot);
     let ttl = |reply: &[u8]| {
         Message::from_vec(reply).expect("a message").authorities.first().expect("a SOA").ttl
     };
