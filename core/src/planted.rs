@@ -81,8 +81,6 @@ bugs! {
         "A process that has ended badly keeps its place.";
     AliasLost "alias-lost" "S4, S5, S6, S7",
         "The answer to a rewritten question lacks the CNAME that leads to it.";
-    RewriteOpensDoor "rewrite-opens-door" "S7, S25",
-        "What was fetched for a rewritten question is given to who asks for the new name itself, unseen by plugins.";
     CallWaiterForgotten "call-waiter-forgotten" "S1, S2, S16, S23",
         "Of those who share a call to a plugin only the first hears of its verdict.";
     NotBegunAgain "not-begun-again" "S1, S2, S16, S23",

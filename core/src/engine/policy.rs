@@ -51,7 +51,7 @@ impl Desk<'_> {
         let cache = self.cache_before_policy();
         match course.policy.rewritten.take().filter(|to| !unchanged(to)) {
             Some(to) => {
-                course.past_policy = cache.is_some() && !is_planted(Bug::RewriteOpensDoor);
+                course.past_policy = cache.is_some();
                 self.restart(who, course, asker, to, REWRITE_TTL, reply)
             }
             None => {
