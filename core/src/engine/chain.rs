@@ -10,17 +10,17 @@ use super::course::{Course, Rewritten};
 use super::leads::{self, Rules, marks_of};
 use super::plugins::Plugins;
 use super::question::{Client, Forward, Verdict, Written};
-use crate::cache::{Key, Packed};
+use crate::cache::Packed;
 use crate::config::{Snapshot, Stage, SubnetPolicy};
 use crate::engine::Shared;
 use crate::metrics::{Counter, Counters};
 use crate::planted::{Bug, is_planted};
 use crate::policy::{BlockSet, Group, PolicyError, PolicyVerdict, Reason};
 use crate::time::Instant;
-use crate::upstream::{Route, Way};
+use crate::upstream::Route;
 use crate::wire::{
-    Asker, ClientSubnet, Flags, Rcode, RecordClass, ReplySettings, ResponseView, limit_ttls,
-    write_answer, write_local, write_rcode,
+    Asker, ClientSubnet, Flags, Rcode, ReplySettings, ResponseView, limit_ttls, write_answer,
+    write_local, write_rcode,
 };
 
 /// What deciding about a question needs to see.
@@ -179,20 +179,7 @@ impl<'a> Desk<'a> {
     /// Makes the key, and what is told of the client's network, those of this name.
     pub(super) fn renew(&self, who: Who<'_>, course: &mut Course, name: &[u8]) {
         course.subnet = self.client_subnet(who.client, course.said, name, course.route);
-        course.key = self.key(course, name, course.past_policy);
-    }
-
-    fn key(&self, course: &Course, name: &[u8], past_policy: bool) -> Key {
-        Key::new(
-            &self.shared.hash,
-            name,
-            course.record_type,
-            RecordClass::IN,
-            course.dnssec_ok,
-            course.checking_disabled,
-            course.subnet.as_ref().map(ClientSubnet::scope),
-            Way { route: course.route, past_policy },
-        )
+        course.key = course.key_of(&self.shared.hash, name, course.past_policy);
     }
 
     /// What is told of the client's network, as the first upstream for the name wants it that wants it
@@ -239,7 +226,7 @@ impl<'a> Desk<'a> {
         let mut found = self.find(now, who, course, asker, reply);
         if found.is_none() && course.past_policy {
             // What plugins have let through serves rewritten questions too.
-            let let_through = self.key(course, course.key.name(), false);
+            let let_through = course.key_let_through(&self.shared.hash);
             let own = std::mem::replace(&mut course.key, let_through);
             found = self.find(now, who, course, asker, reply);
             course.key = own;

@@ -2,8 +2,9 @@
 
 use super::detour::{Alias, Detour};
 use crate::cache::Key;
-use crate::upstream::Route;
-use crate::wire::{Asker, ClientSubnet, Name, RecordType};
+use crate::hash::KeyedState;
+use crate::upstream::{Route, Way};
+use crate::wire::{Asker, ClientSubnet, Name, RecordClass, RecordType};
 
 /// A question on its way through the chain.
 #[derive(Debug)]
@@ -47,6 +48,25 @@ pub(super) struct Rewritten {
 }
 
 impl Course {
+    /// The key of a name under what else is asked.
+    pub(super) fn key_of(&self, hash: &KeyedState, name: &[u8], past_policy: bool) -> Key {
+        Key::new(
+            hash,
+            name,
+            self.record_type,
+            RecordClass::IN,
+            self.dnssec_ok,
+            self.checking_disabled,
+            self.subnet.as_ref().map(ClientSubnet::scope),
+            Way { route: self.route, past_policy },
+        )
+    }
+
+    /// The key of the same question from somebody whom plugins have let through.
+    pub(super) fn key_let_through(&self, hash: &KeyedState) -> Key {
+        self.key_of(hash, self.key.name(), false)
+    }
+
     /// Goes on with another name that the present one stands for; the key and what depends on it are
     /// the caller's to renew.
     pub(super) fn follow(&mut self, asker: &Asker<'_>, to: Rewritten, ttl: u32) {

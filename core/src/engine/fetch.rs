@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::blocked::{refused_as, write_refused_lead};
+use super::course::Course;
 use super::detour::Detour;
 use super::leads::{marks_of, question};
 use super::question::{Client, Forward};
@@ -243,6 +244,7 @@ impl Engine {
         out: &mut Out<'_>,
     ) {
         let Forward { asker, course } = forward;
+        let joined = self.fetch_of(&course);
         let ttl = course.detour.ttl;
         let detour = (!course.detour.is_none()).then(|| Box::new(course.detour));
         let deadline = arrived + self.snapshot.routing.deadline;
@@ -254,9 +256,8 @@ impl Engine {
             self.report_limit(now, Counter::LimitWaiters, "waiters");
             return self.shed(now, waiter, Reason::Overload, out);
         }
-        if let Some(handle) = self.by_key.get(&course.key.hash()).copied()
+        if let Some(handle) = joined
             && let Some(fetch) = self.fetches.get_mut(handle)
-            && fetch.key == course.key
             && !is_planted(Bug::CoalescingMissed)
         {
             if fetch.waiters.len() < WAITERS_PER_FETCH {
@@ -299,6 +300,17 @@ impl Engine {
         self.waiters += 1;
         self.by_key.entry(hash).or_insert(handle);
         self.next_attempt(now, handle, out);
+    }
+
+    /// The fetch in flight that a question may join. What plugins have let through serves rewritten
+    /// questions too.
+    fn fetch_of(&self, course: &Course) -> Option<FetchHandle> {
+        let of_key = |key: &Key| {
+            let handle = self.by_key.get(&key.hash()).copied()?;
+            self.fetches.get(handle).filter(|fetch| fetch.key == *key).map(|_| handle)
+        };
+        let let_through = || of_key(&course.key_let_through(&self.shared.hash));
+        of_key(&course.key).or_else(|| course.past_policy.then(let_through).flatten())
     }
 
     /// Makes a fetch that nobody waits for yet; `None` if there is no room.
