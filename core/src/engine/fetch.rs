@@ -427,10 +427,10 @@ impl Engine {
     ) {
         let answer = Packed::new(packed);
         let bits = answer.marks().bits;
-        let snapshot = Arc::clone(&self.snapshot);
-        let group = snapshot.groups.of(waiter.client.address.ip());
-        if bits & marks_of(group.block_set) != 0 {
-            let metrics = Arc::clone(&self.metrics);
+        let block_set = self.snapshot.groups.of(waiter.client.address.ip()).block_set;
+        if bits & marks_of(block_set) != 0 {
+            let (snapshot, metrics) = (Arc::clone(&self.snapshot), Arc::clone(&self.metrics));
+            let group = snapshot.groups.of(waiter.client.address.ip());
             let write = |reply: &mut [u8], asker: &Asker<'_>, _: ReplySettings| {
                 write_refused_lead(
                     &snapshot,
