@@ -162,13 +162,7 @@ end
 #[must_use]
 pub fn verdict(domain: &str, variant: u64) -> Option<String> {
     let forward = || Some("{\"action\":\"FORWARD\"}".to_owned());
-    let Some((number, rest)) = domain.strip_prefix('n').and_then(|text| text.split_once('.'))
-    else {
-        return forward();
-    };
-    let (Ok(number), Some((word, _))) = (number.parse::<usize>(), rest.split_once(".x.")) else {
-        return forward();
-    };
+    let Some((number, word)) = own_word(domain) else { return forward() };
     if let Some(target) = word.strip_suffix(".rw") {
         return Some(format!("{{\"action\":\"REWRITE\",\"rewrite_domain\":\"{target}.\"}}"));
     }
@@ -188,6 +182,19 @@ pub fn verdict(domain: &str, variant: u64) -> Option<String> {
     }
 }
 
+/// Whether what the executable writes for a name is no verdict.
+#[must_use]
+pub fn is_odd(domain: &str) -> bool {
+    own_word(domain).is_some_and(|(_, word)| word == "odd")
+}
+
+/// The number of a name, and the word in it that is meant for the executable.
+fn own_word(domain: &str) -> Option<(usize, &str)> {
+    let (number, rest) = domain.strip_prefix('n')?.split_once('.')?;
+    let (word, _) = rest.split_once(".x.")?;
+    Some((number.parse().ok()?, word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +206,10 @@ mod tests {
         assert_eq!(said("n7.block.p.ru.").as_deref(), Some("{\"action\":\"FORWARD\"}"));
         assert_eq!(said("n7.block.x.ru.").as_deref(), Some("{\"action\":\"block\"}"));
         assert_eq!(said("n7.fail.x.ru."), None);
+        assert!(is_odd("n7.odd.x.ru."));
+        // The word is in the name that the script makes of it.
+        assert!(!is_odd("n9.n7.odd.x.ru.rw.p.net."));
+        assert_eq!(said("n9.n7.odd.x.ru.rw.p.net."), said("n7.ru."));
         let target = "{\"action\":\"REWRITE\",\"rewrite_domain\":\"n3.a.corp.example.\"}";
         assert_eq!(said("n9.n3.a.corp.example.rw.x.net.").as_deref(), Some(target));
         assert!(said("n258.local.x.ru.").expect("an answer").contains("\"10.71.1.2\""));

@@ -20,7 +20,7 @@ use crate::invariant::{Broken, Invariant};
 use crate::machine::Input;
 use crate::model::{Outcome, Verdict};
 use crate::plugin::Told;
-use crate::policy::{Runtime, verdict};
+use crate::policy::{Runtime, is_odd, verdict};
 
 /// Faults of processes.
 pub(super) const PROCESS_FAULTS: [Fault; 13] = [
@@ -406,7 +406,7 @@ impl World {
         }
         let right = told.answer(answer.as_deref().unwrap_or("{\"error\":\"as its name says\"}"));
         let (written, is_right) = self.spoil(worker_mode, told, right);
-        let is_right = is_right && answer.is_some() && !told.domain.contains(".odd.x.");
+        let is_right = is_right && answer.is_some() && !is_odd(&told.domain);
         let lingers = !worker_mode && self.faults.strike(Fault::ProcessLingers);
         let call = call.filter(|_| is_right);
         let mut push = |at, what| self.queue.push(at, Event::Process { life, process, what });
