@@ -13,6 +13,7 @@ mod octets;
 mod process;
 pub(crate) mod proxy;
 mod secure;
+mod settings;
 pub(crate) mod tls;
 mod upstream;
 pub(crate) mod web;
@@ -20,7 +21,7 @@ pub(crate) mod web;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, StreamClient, Tried, UdpClient, Via, framed};
-pub(crate) use daemon::{Daemon, Extra, Running, Settings, Stderr, free_port, signal};
+pub(crate) use daemon::{Daemon, Running, signal};
 pub(crate) use dns::{
     AA_TC_RA, Query, Reply, Z, address, raw_record, record, set_count, soa, txt_of, wire,
 };
@@ -29,6 +30,7 @@ pub(crate) use process::{
     SERVE_UPSTREAM, UpstreamProcess, processes_with, serve_upstream, unique_argument,
 };
 pub(crate) use secure::Secure;
+pub(crate) use settings::{Extra, Settings, Stderr, free_port};
 pub(crate) use upstream::{Answer, Asked, Gate, Transport, Upstream};
 
 /// How long a test waits for what has to happen, far above what it takes on a busy machine.
