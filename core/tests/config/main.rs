@@ -1,6 +1,7 @@
 //! Configurations: those that load, those that must not, and scripts that fail or mean harm.
 
 mod blacklist;
+mod bounds;
 mod errors;
 mod later;
 mod loads;
