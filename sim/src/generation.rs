@@ -245,41 +245,7 @@ impl Generation {
         let _ = writeln!(text, "  control = {{ drain_timeout_ms = {} }},", self.drain_ms);
         text.push_str("  upstreams = {\n");
         for server in &self.servers {
-            let (ip, host) = (address(server.place).ip().to_string(), host_name(server.place));
-            let port = server.protocol.port();
-            let is_plain = matches!(server.protocol, Protocol::Udp | Protocol::Tcp);
-            let (url, own_name) = match server.protocol {
-                Protocol::Doh => (format!("doh_url = \"https://{host}{DOH_PATH}\", "), true),
-                Protocol::Udp | Protocol::Tcp | Protocol::Dot => (String::new(), false),
-            };
-            let addr = match (server.by_name, own_name) {
-                (true, true) => String::new(),
-                (true, false) => format!("addr = \"{host}:{port}\", "),
-                (false, _) => format!("addr = \"{ip}:{port}\", "),
-            };
-            let tls_name = if is_plain || own_name || server.by_name {
-                String::new()
-            } else {
-                format!("tls_server_name = \"{host}\", ")
-            };
-            let case = if is_plain {
-                format!("randomize_case = {}", server.randomize_case)
-            } else {
-                String::new() // means nothing there
-            };
-            let pool = if server.pool { format!("pool = \"{POOL}\", ") } else { String::new() };
-            let zones: Vec<String> =
-                server.zones.iter().map(|zone| format!("\"{zone}\"")).collect();
-            let _ = writeln!(
-                text,
-                "    {{ name = \"s{}\", protocol = \"{}\", {addr}{url}{tls_name}{pool}zones = {{ {} }}, \
-                 timeout_ms = {}, max_in_flight = {}, {case} }},",
-                server.place,
-                server.protocol.name(),
-                zones.join(", "),
-                server.timeout_ms,
-                server.max_in_flight,
-            );
+            server.write(&mut text);
         }
         text.push_str("  },\n}\n");
         text
@@ -349,6 +315,46 @@ impl Generation {
             3 => text.trim_end().trim_end_matches('}').to_owned(),
             _ => text.replace("return {", "return { upstreams = {} }, {"),
         }
+    }
+}
+
+impl Server {
+    /// Writes it as an entry of `upstreams`.
+    fn write(&self, text: &mut String) {
+        let (ip, host) = (address(self.place).ip().to_string(), host_name(self.place));
+        let port = self.protocol.port();
+        let is_plain = matches!(self.protocol, Protocol::Udp | Protocol::Tcp);
+        let (url, own_name) = match self.protocol {
+            Protocol::Doh => (format!("doh_url = \"https://{host}{DOH_PATH}\", "), true),
+            Protocol::Udp | Protocol::Tcp | Protocol::Dot => (String::new(), false),
+        };
+        let addr = match (self.by_name, own_name) {
+            (true, true) => String::new(),
+            (true, false) => format!("addr = \"{host}:{port}\", "),
+            (false, _) => format!("addr = \"{ip}:{port}\", "),
+        };
+        let tls_name = if is_plain || own_name || self.by_name {
+            String::new()
+        } else {
+            format!("tls_server_name = \"{host}\", ")
+        };
+        let case = if is_plain {
+            format!("randomize_case = {}", self.randomize_case)
+        } else {
+            String::new() // means nothing there
+        };
+        let pool = if self.pool { format!("pool = \"{POOL}\", ") } else { String::new() };
+        let zones: Vec<String> = self.zones.iter().map(|zone| format!("\"{zone}\"")).collect();
+        let _ = writeln!(
+            text,
+            "    {{ name = \"s{}\", protocol = \"{}\", {addr}{url}{tls_name}{pool}zones = {{ {} }}, \
+             timeout_ms = {}, max_in_flight = {}, {case} }},",
+            self.place,
+            self.protocol.name(),
+            zones.join(", "),
+            self.timeout_ms,
+            self.max_in_flight,
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 //! resets.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use balancedns_core::engine::{Closed, Established, IoFailure, ListenerId, TlsFailure};
 use balancedns_core::handle::ConnHandle;
@@ -11,6 +11,7 @@ use balancedns_core::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::World;
+use super::admission::network_of;
 use super::clients::{Question, Subject};
 use super::queue::{Event, Life, LinkEvent};
 use super::worker::{Conn, End};
@@ -42,7 +43,7 @@ pub(super) struct Link {
     handshake: Handshake,
     established: bool,
     /// The network that it is counted under, and who that is.
-    counted: (IpAddr, Standing),
+    pub(super) counted: (IpAddr, Standing),
     /// Its handle, once it was accepted.
     pub(super) conn: Option<ConnHandle>,
     /// When the last octets that are under way arrive.
@@ -84,7 +85,7 @@ impl Link {
 
 /// Who it is that connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     Proxy,
     Client,
     Stranger,
@@ -435,34 +436,6 @@ impl World {
         self.check_admitted(number, free, taken)
     }
 
-    /// Whether there is room for a connection within the limits of all workers together.
-    fn is_admitted(&self, number: u64) -> bool {
-        let link = &self.links[&number];
-        let generation = &self.generations[self.workers[link.life.engine].generation];
-        let (max, per_client) = generation.max_connections;
-        let (network, standing) = link.counted;
-        let others =
-            self.links.iter().filter(|(other, link)| **other != number && link.conn.is_some());
-        let others: Vec<(IpAddr, Standing)> = others.map(|(_, link)| link.counted).collect();
-        let of_network = others.iter().filter(|(other, _)| *other == network).count();
-        let strangers = others.iter().filter(|(_, other)| *other == Standing::Stranger).count();
-        let free = match standing {
-            Standing::Proxy => true, // each of those behind it is looked at
-            Standing::Client => of_network < per_client,
-            Standing::Stranger => {
-                of_network == 0 && strangers < (max / limits::STRANGERS_SHARE).max(1)
-            }
-        };
-        free && others.len() < max
-    }
-
-    /// A connection is taken if and only if there is room for it.
-    fn check_admitted(&mut self, number: u64, free: bool, taken: bool) -> Result<(), Broken> {
-        self.checks.that(Invariant::S10, taken == free, || {
-            format!("connection {number} was taken: {taken}; there is room: {free}")
-        })
-    }
-
     fn link_octets(
         &mut self,
         number: u64,
@@ -593,13 +566,5 @@ impl World {
             link.conn = Some(accepted.conn);
             self.workers[engine].conns.insert(accepted.conn, Conn::Client(number));
         }
-    }
-}
-
-/// Clients are told apart by IPv4 address or by IPv6 network.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
     }
 }

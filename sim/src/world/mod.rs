@@ -5,6 +5,7 @@
 //! that one upstream ends; then the workers are stopped, and nothing may be left. Virtual time only goes from event to event, so
 //! that minutes take milliseconds. Nothing in it draws on anything but the seed.
 
+mod admission;
 mod client_exchanges;
 mod clients;
 mod inspection;

@@ -227,10 +227,12 @@ impl World {
                 let key = (engine, asking.name, number, asking.pool);
                 self.asked_at.insert(key, self.now);
                 self.passed_names.insert(asking.name);
+                self.note_question(engine, asking.name, inquiry.qtype, true);
             }
         }
         for (key, inquiry) in self.model.waiting_at(engine) {
-            let prospects = self.prospects(engine, &inquiry);
+            let mut prospects = self.prospects(engine, &inquiry);
+            prospects.others.extend(self.blocked_as_answered(engine, &inquiry));
             self.model.begins_again(key, &prospects, patience);
         }
     }

@@ -19,7 +19,7 @@ const NOT_SUPPORTED: u16 = 21;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inquiry {
     subject: Subject,
-    qtype: u16,
+    pub(super) qtype: u16,
     flags: u16,
     /// Who asks, whatever is in between.
     client: IpAddr,
@@ -164,6 +164,26 @@ impl World {
         let judged = self.judged(policies, question, name).filter(|_| is_clear);
         let may_be_suspended = policies.plugins_for(client).contains(&Runtime::Exec);
         Prospects { verdict, others: verdicts, asks, judged, may_be_suspended, blocks_targets }
+    }
+
+    /// What comes of a question that has passed its plugins already: where its answer leads to is
+    /// looked at when the answer comes, with the lists of that time.
+    pub(super) fn blocked_as_answered(&self, engine: usize, question: &Inquiry) -> Option<Verdict> {
+        let generation = &self.generations[self.workers[engine].generation];
+        let policies = generation.policies.as_ref()?;
+        let own = policies.blocked_for(question.client).filter(|own| own.targets)?;
+        let Subject::Name(name) = question.subject else { return None };
+        let names = self.truth.names();
+        let mut led = [Some(name), None, None];
+        for hop in 1..led.len() {
+            let rewritten = led[hop - 1].and_then(|name| names[name].ruled);
+            if let Some(Act::Rewrite(target)) = rewritten.map(|ruled| ruled.act) {
+                led[hop] = Some(target);
+            }
+        }
+        let is_alias = led.iter().flatten().any(|name| names[*name].kind == Kind::Alias);
+        let is_address = matches!(question.qtype, types::A | types::AAAA);
+        (is_alias && is_address).then_some(Verdict::Blocked(own))
     }
 
     /// The name that the executable sees, if it decides about it and nobody else does.
