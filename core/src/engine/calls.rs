@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::course::Course;
-use super::fetch::Waiter;
 use super::question::{Client, Forward, Verdict};
+use super::waiter::Waiter;
 use super::{Action, Due, Engine, Event, Out, ProcessExit, ReplyTo};
 use crate::handle::ProcessHandle;
 use crate::limits::{

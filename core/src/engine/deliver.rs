@@ -1,8 +1,8 @@
 //! Replies and queries on their way out: into the caller's batch if there is one with room, else
 //! into the outbox; onto streams always through the connection's own buffer.
 
-use super::fetch::Waiter;
 use super::question::{Client, Written, count_reply};
+use super::waiter::Waiter;
 use super::{Engine, Event, QueryRecord, ReplyTo};
 use crate::batch::{TransmitBatch, Via};
 use crate::limits::OUTBOX_DATAGRAMS;

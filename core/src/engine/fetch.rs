@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::blocked::{refused_as, write_refused_lead};
 use super::course::Course;
-use super::detour::Detour;
 use super::leads::{marks_of, question};
 use super::question::{Client, Forward};
+use super::waiter::Waiter;
 use super::{Due, Engine, FetchHandle, Out, ReplyTo};
 use crate::cache::{Cacheable, Key, Packed, TtlBounds, pack, set_marks};
 use crate::config::Stage;
@@ -23,8 +23,8 @@ use crate::time::Instant;
 use crate::timers::TimerId;
 use crate::upstream::Family;
 use crate::wire::{
-    Asker, ClientEdns, ClientSubnet, ErrorNote, Flags, Rcode, ReplyOptions, ReplySettings,
-    ResponseView, limit_ttls, write_answer, write_rcode,
+    Asker, ClientSubnet, ErrorNote, Flags, Rcode, ReplySettings, ResponseView, limit_ttls,
+    write_answer, write_rcode,
 };
 
 /// A question being asked upstream.
@@ -176,60 +176,6 @@ pub(super) struct History {
     pub(super) timed_out: bool,
     pub(super) unreachable: bool,
     pub(super) overloaded: bool,
-}
-
-/// A client's query that waits for a fetch.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) client: Client,
-    pub(super) reply_to: ReplyTo,
-    id: u16,
-    flags: Flags,
-    question: Box<[u8]>,
-    edns: Option<ClientEdns>,
-    limit: usize,
-    options: ReplyOptions,
-    pub(super) arrived: Instant,
-    /// When it is told that nothing has come.
-    pub(super) deadline: Instant,
-    /// How its answer differs from what is found; `None` if it does not.
-    detour: Option<Box<Detour>>,
-}
-
-impl Waiter {
-    pub(super) fn new(
-        asker: &Asker<'_>,
-        client: Client,
-        reply_to: ReplyTo,
-        arrived: Instant,
-        deadline: Instant,
-        detour: Option<Box<Detour>>,
-    ) -> Self {
-        Self {
-            client,
-            reply_to,
-            id: asker.id,
-            flags: asker.flags,
-            question: asker.question.into(),
-            edns: asker.edns,
-            limit: asker.limit,
-            options: asker.options,
-            arrived,
-            deadline,
-            detour,
-        }
-    }
-
-    pub(super) fn asker(&self) -> Asker<'_> {
-        Asker {
-            id: self.id,
-            flags: self.flags,
-            question: &self.question,
-            edns: self.edns,
-            limit: self.limit,
-            options: self.options,
-        }
-    }
 }
 
 impl Engine {

@@ -56,6 +56,7 @@ mod tests;
 mod upstream_edns;
 mod upstream_exchanges;
 mod upstream_streams;
+mod waiter;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
