@@ -180,12 +180,17 @@ impl World {
         remote: SocketAddr,
     ) -> Result<(), Broken> {
         let worker = &mut self.workers[engine];
-        if worker.sockets[&socket].opened_at == Some(self.now) {
-            return Ok(()); // what has waited for it leaves together
-        }
         let (last, times) = worker.habits.ports.entry(remote).or_insert((socket, 0));
         *times = if *last == socket { *times + 1 } else { 1 };
         *last = socket;
+        // What waits for a socket leaves together, and until then only others are seen to be used.
+        let others_wait = worker
+            .sockets
+            .values()
+            .any(|state| state.remote == remote && state.opened_at.is_none_or(|at| at == self.now));
+        if others_wait {
+            *times = 0;
+        }
         let times = *times;
         self.checks.that(Invariant::S9, times <= SAME_PORT_MAX, || {
             format!("{times} questions in a row to {remote} left by {socket:?}")
