@@ -191,11 +191,14 @@ impl World {
         let names = self.truth.names();
         let plugins = policies.plugins_for(question.client);
         let mut seen = name;
-        for plugin in plugins {
+        for (place, plugin) in plugins.iter().enumerate() {
             let ruled = names[seen].ruled.filter(|ruled| ruled.by == *plugin);
             match (plugin, ruled.map(|ruled| ruled.act)) {
-                (Runtime::Exec, Some(Act::Block | Act::Rewrite(_) | Act::Local)) => {
-                    return Some(seen);
+                (Runtime::Exec, Some(Act::Block | Act::Local)) => return Some(seen),
+                (Runtime::Exec, Some(Act::Rewrite(target))) => {
+                    let ruled_on = |by| names[target].ruled.is_some_and(|ruled| ruled.by == by);
+                    let by_others = plugins[place + 1..].iter().any(|later| ruled_on(*later));
+                    return (!by_others).then_some(seen);
                 }
                 (Runtime::Exec, _) => return None,
                 (Runtime::Lua, None) => {}
