@@ -59,15 +59,6 @@ compare_all() {
 
 # --- single properties ---------------------------------------------------------------------------
 
-ask() { dig @127.0.0.1 -p "$daemon_port" +tries=1 +time=5 "$@"; }
-
-# Looks for a pattern in the reply to a question.
-says() {
-    local pattern=$1
-    shift
-    ask "$@" | grep -qE "$pattern"
-}
-
 check_properties() {
     check "a large answer by UDP has TC" says 'flags:[a-z ]* tc' +ignore +bufsize=1232 huge1.smoke.example TXT
     check "a large answer by UDP without EDNS has TC" says 'flags:[a-z ]* tc' +ignore +noedns text1.smoke.example TXT

@@ -225,3 +225,14 @@ compare() {
         pass "$client over $transport, $what: $questions answers are the server's own, $(wc -l <"$work/seen") lines"
     fi
 }
+
+# --- questions -----------------------------------------------------------------------------------
+
+ask() { dig @127.0.0.1 -p "$daemon_port" +tries=1 +time=5 "$@"; }
+
+# Looks for a pattern in the reply to a question.
+says() {
+    local pattern=$1
+    shift
+    ask "$@" | grep -qE "$pattern"
+}

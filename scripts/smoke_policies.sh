@@ -50,15 +50,6 @@ metric() {
     curl -fsS "http://127.0.0.1:$metrics_port/metrics" | awk -v series="$1" '$1 == series { print $2 }'
 }
 
-ask() { dig @127.0.0.1 -p "$daemon_port" +tries=1 +time=5 "$@"; }
-
-# Looks for a pattern in the reply to a question.
-says() {
-    local pattern=$1
-    shift
-    ask "$@" | grep -qE "$pattern"
-}
-
 # What three clients see of a name: all have to see the same line.
 see() {
     local name=$1 type=$2 pattern=$3
