@@ -80,15 +80,12 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
     later::check(&mut top, later::TOP);
     top.finish();
     let at_top = |key| Path::default().key(key);
-    for (is_there, path, stage, name) in [
+    let unreached = [
         (hosts.hosts.is_some(), at_top("hosts").key("file"), Stage::Hosts, "hosts"),
         (!local_records.is_empty(), at_top("local_records"), Stage::Hosts, "hosts"),
         (plugins.enabled, at_top("plugins").key("enabled"), Stage::Policy, "lua_policy"),
-    ] {
-        if is_there && !routing.chain.contains(&stage) {
-            report.warning(&path, format!("has no effect without {name:?} in routing.chain"));
-        }
-    }
+    ];
+    warn_of_unreached(&unreached, &routing.chain, report);
     let snapshot = Snapshot {
         generation: 1,
         listen,
@@ -116,6 +113,15 @@ pub(super) fn read(value: &Value, report: &Report, host: &dyn Host, folder: &str
         control,
     };
     Read { snapshot, files: read, asks_system }
+}
+
+/// Warns of what is there, by its path, and decided about in a stage that no question passes.
+fn warn_of_unreached(settings: &[(bool, Path, Stage, &str)], chain: &[Stage], report: &Report) {
+    for (is_there, path, stage, name) in settings {
+        if *is_there && !chain.contains(stage) {
+            report.warning(path, format!("has no effect without {name:?} in routing.chain"));
+        }
+    }
 }
 
 /// Keeps those name servers that host names are looked up at; whether they are the system's.
