@@ -7,7 +7,7 @@ use balancedns_core::time::Duration;
 use bytes::Bytes;
 
 use super::World;
-use super::prospects::{Inquiry, Prospects};
+use super::prospects::{Inquiry, Prospects, Suspended};
 use super::queue::Event;
 use crate::fault::Fault;
 use crate::generation::{Asking, PROXIES};
@@ -401,7 +401,8 @@ impl World {
         worker.looked_up += u64::from(looks_up && generation.cache);
         worker.datagrams += u64::from(by_datagram && verdict != Verdict::Silence);
         if may_be_suspended {
-            self.suspended.push_back((self.now, engine, inquiry));
+            let noted = asks.iter().map(|asking| asking.name).collect();
+            self.suspended.push_back(Suspended { at: self.now, engine, inquiry, noted });
         }
         for Asking { name, pool } in asks {
             let number = self.workers[engine].generation;

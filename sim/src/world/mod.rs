@@ -34,6 +34,7 @@ use balancedns_core::time::{Duration, Instant};
 use self::client_exchanges::ClientExchange;
 use self::clients::Client;
 use self::links::Link;
+use self::prospects::Suspended;
 pub(crate) use self::prospects::{Inquiry, Prospects};
 use self::queue::{Event, Queue};
 use self::recovery::Recovering;
@@ -158,7 +159,7 @@ pub struct World {
     /// general and for the pool.
     asked_at: Map<(usize, usize, usize, bool), Instant>,
     /// What may wait for a plugin, whether somebody waits for it still or not.
-    suspended: VecDeque<(Instant, usize, Inquiry)>,
+    suspended: VecDeque<Suspended>,
     /// Names that may have been sent to servers, and so be remembered.
     passed_names: BTreeSet<usize>,
     /// Queries that clients have sent in the first part.

@@ -220,16 +220,12 @@ impl World {
             return;
         }
         let patience = Duration::from_millis(self.generations[number].deadline_ms);
-        self.suspended.retain(|(at, ..)| self.now.since(*at) <= SUSPENDED);
-        let own = self.suspended.iter().filter(|(_, worker, _)| *worker == engine);
-        for inquiry in own.map(|(.., inquiry)| *inquiry).collect::<Vec<_>>() {
-            for asking in self.prospects(engine, &inquiry).asks {
-                let key = (engine, asking.name, number, asking.pool);
-                self.asked_at.insert(key, self.now);
-                self.passed_names.insert(asking.name);
-                self.note_question(engine, asking.name, inquiry.qtype, true);
-            }
+        let mut suspended = std::mem::take(&mut self.suspended);
+        suspended.retain(|one| self.now.since(one.at) <= SUSPENDED);
+        for own in suspended.iter_mut().filter(|one| one.engine == engine) {
+            self.asks_again(own);
         }
+        self.suspended = suspended;
         for (key, inquiry) in self.model.waiting_at(engine) {
             let mut prospects = self.prospects(engine, &inquiry);
             prospects.others.extend(self.blocked_as_answered(engine, &inquiry));

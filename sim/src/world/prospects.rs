@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use balancedns_core::time::Instant;
+
 use super::World;
 use super::clients::{Question, Subject};
 use crate::generation::{Asking, Blacklist, Decision, Mode, Policies};
@@ -19,7 +21,7 @@ const NOT_SUPPORTED: u16 = 21;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Inquiry {
     subject: Subject,
-    pub(super) qtype: u16,
+    qtype: u16,
     flags: u16,
     /// Who asks, whatever is in between.
     client: IpAddr,
@@ -65,7 +67,32 @@ impl Prospects {
     }
 }
 
+/// A question that may wait for a plugin.
+#[derive(Debug)]
+pub(super) struct Suspended {
+    /// Since when.
+    pub(super) at: Instant,
+    pub(super) engine: usize,
+    pub(super) inquiry: Inquiry,
+    /// Names that it has been counted as asking servers for.
+    pub(super) noted: Vec<usize>,
+}
+
 impl World {
+    /// A question that waited for a plugin begins again, under another configuration.
+    pub(super) fn asks_again(&mut self, suspended: &mut Suspended) {
+        let Suspended { engine, inquiry, noted, .. } = suspended;
+        let number = self.workers[*engine].generation;
+        for Asking { name, pool } in self.prospects(*engine, inquiry).asks {
+            self.asked_at.insert((*engine, name, number, pool), self.now);
+            self.passed_names.insert(name);
+            if !noted.contains(&name) {
+                noted.push(name);
+                self.note_question(*engine, name, inquiry.qtype, true);
+            }
+        }
+    }
+
     /// What may come of a query that reaches an engine now.
     pub(super) fn prospects(&self, engine: usize, question: &Inquiry) -> Prospects {
         if question.subject == Subject::Garbage {
